@@ -1,0 +1,5 @@
+"""`python -m embernet` is the command `embernet`."""
+
+from embernet.cli.app import main
+
+main()
