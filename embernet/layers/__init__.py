@@ -1,0 +1,1 @@
+"""Building blocks of ternary networks in PyTorch, used by every family."""
