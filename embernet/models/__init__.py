@@ -1,0 +1,1 @@
+"""The model families in PyTorch: one package each, found through `embernet.families`."""

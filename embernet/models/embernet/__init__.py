@@ -1,0 +1,1 @@
+"""The EmberNet family: SigLIP -> compressor -> pooler -> projector -> ternary mixture-of-experts decoder."""
