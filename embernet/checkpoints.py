@@ -1,0 +1,239 @@
+"""Reading and writing checkpoints.
+
+Ours is a directory: `config.json`, `model.safetensors`, and `tokenizer.json` where there is one. Every published form
+is read too; which family a file belongs to is asked of the families. Files from strangers are hostile: tensors are
+read with `weights_only=True` or from safetensors, never by unpickling objects.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embernet.errors import InputError, MissingExtraError
+from embernet.families import Family, family_names, get_family
+from embernet.json_file import read_json_object
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+# In a checkpoint directory, the first of these that exists holds the weights.
+_WEIGHT_FILES = (WEIGHTS_FILE, "model.pt", "pytorch_model.bin")
+
+_CONVERT_HINT = (
+    "where you trust the file: python -c \"import torch; c = torch.load('{name}', weights_only=False); "
+    "torch.save(c['model_state_dict'], 'converted.pt')\""
+)
+
+
+@dataclass(frozen=True)
+class RawCheckpoint:
+    """A checkpoint as its file has it: `tensors` by the file's own names, `config` as JSON values or None."""
+
+    path: Path
+    tensors: Mapping[str, Any]
+    config: Mapping[str, Any] | None
+    config_path: Path | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the caller says about a checkpoint that its file does not; None = not said."""
+
+    num_attention_heads: int | None = None
+    vision_num_heads: int | None = None
+    weight_quantizer: str | None = None
+    activation_bits: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a known family: its configuration and its tensors by canonical name, read when asked for."""
+
+    path: Path
+    family: Family
+    config: Any
+    tensors: "Tensors"
+    tokenizer_path: Path | None
+    metadata: Mapping[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+class Tensors(Mapping[str, NDArray[np.float32]]):
+    """Float32 arrays of torch tensors, converted one at a time; InputError for a NaN or an infinity."""
+
+    def __init__(self, tensors: Mapping[str, Any], path: Path) -> None:
+        self._tensors = tensors
+        self._path = path
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        array: NDArray[np.float32] = self._tensors[name].detach().float().numpy()
+        if not np.isfinite(array).all():
+            raise InputError(f"{self._path}: {name} holds NaN or infinite values")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def size(self, name: str) -> int:
+        return int(self._tensors[name].numel())
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None, overrides: Overrides | None = None
+) -> Checkpoint:
+    """Open a checkpoint file or directory; InputError says what is wrong with it.
+
+    config: a JSON file that is used instead of the one in the directory. overrides: what shapes cannot tell.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint")
+    weights_path = _weights_path(path) if path.is_dir() else path
+    config_path = Path(config) if config is not None else path / CONFIG_FILE
+    values = read_json_object(config_path) if config is not None or config_path.is_file() else None
+    tensors, metadata = _read_tensors(weights_path)
+    raw = RawCheckpoint(weights_path, tensors, values, config_path if values is not None else None, metadata)
+    for name in family_names():
+        family = get_family(name)
+        read = family.part("checkpoint")
+        if (result := read(raw, overrides or Overrides())) is not None:
+            config_object, named, warnings = result
+            tokenizer = path / TOKENIZER_FILE
+            return Checkpoint(
+                path=path,
+                family=family,
+                config=config_object,
+                tensors=Tensors(named, weights_path),
+                tokenizer_path=tokenizer if path.is_dir() and tokenizer.is_file() else None,
+                metadata=metadata,
+                warnings=warnings,
+            )
+    raise InputError(
+        f"{weights_path}: not a checkpoint of a known family (known: {', '.join(family_names())}; "
+        f"first tensor found: {next(iter(tensors), 'none')})"
+    )
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    config: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[tuple[str, NDArray[np.float32]]],
+    tokenizer_json: str | None = None,
+) -> None:
+    """Write a checkpoint directory whole or not at all; tensors are written as they come, in the order of `shapes`.
+
+    InputError if the folder exists and holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already", hint="choose another folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.part{os.getpid()}")
+    part.mkdir()
+    try:
+        _write_text(part / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+        if tokenizer_json is not None:
+            _write_text(part / TOKENIZER_FILE, tokenizer_json)
+        _write_safetensors(part / WEIGHTS_FILE, shapes, tensors)
+        part.replace(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, NDArray[np.float32]]]
+) -> None:
+    """The safetensors format, written in pieces: the library's own writer wants every tensor in memory at once."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape)) * 4
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "xb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for (name, shape), (given, array) in zip(shapes.items(), tensors, strict=True):
+            if given != name or array.shape != shape:
+                raise ValueError(f"expected tensor {name} {shape}, got {given} {array.shape}")
+            file.write(np.ascontiguousarray(array, dtype="<f4").data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _weights_path(folder: Path) -> Path:
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder}: not a checkpoint (it holds none of {', '.join(_WEIGHT_FILES)})")
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Names to memory-mapped torch tensors, and the plain values that a training checkpoint holds beside them."""
+    try:
+        import torch
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtraError(
+            f"reading a checkpoint needs {error.name}, which is not installed", hint="pip install 'embernet[export]'"
+        ) from None
+
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
+            raise InputError(
+                f"{path}: holds pickled Python objects beside its tensors, and embernet runs no code from files",
+                hint=_CONVERT_HINT.format(name=path.name),
+            ) from None
+        raise InputError(f"{path}: not a PyTorch checkpoint ({_first_line(error)})") from None
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... on cut and foreign files
+        raise InputError(f"{path}: not a whole PyTorch checkpoint ({_first_line(error)})") from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: not a checkpoint (it holds a {type(content).__name__}, expected a dictionary)")
+    state = content.get("model_state_dict", content)
+    metadata = {k: v for k, v in content.items() if isinstance(v, int | float | str)}
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path}: model_state_dict is a {type(state).__name__}, expected a dictionary")
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors")
+    return tensors, metadata
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,379 @@
+"""Every published form of checkpoint, and every way in which a file can be wrong."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embernet.checkpoints import Overrides, open_checkpoint, save_checkpoint
+from embernet.errors import InputError
+from embernet.families import find_preset, get_family
+from embernet.initial import initial_tensors, write_initial_checkpoint
+from embernet.models.embernet.config import EmberNetConfig
+from tests.conftest import TINY
+
+CONFIG = TINY / "config.json"
+
+
+@pytest.fixture(scope="module")
+def published() -> dict:
+    """The training checkpoint, as its file has it."""
+    return torch.load(TINY / "checkpoint.pt", weights_only=True)
+
+
+def equals_tiny(checkpoint, tiny_checkpoint) -> None:
+    assert checkpoint.config == tiny_checkpoint.config
+    assert set(checkpoint.tensors) == set(tiny_checkpoint.tensors)
+    for name in checkpoint.tensors:
+        np.testing.assert_array_equal(checkpoint.tensors[name], tiny_checkpoint.tensors[name])
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+
+def test_training_checkpoint(tiny_checkpoint):
+    config = tiny_checkpoint.config
+    assert tiny_checkpoint.family.name == "embernet"
+    assert (config.num_attention_heads, config.vision_num_heads, config.num_kv_heads) == (4, 4, 2)
+    assert (config.image_size, config.num_image_tokens, config.vocab_size) == (64, 16, 300)
+    assert (config.weight_quantizer, config.activation_bits) == ("sign_mean", 8)
+    assert config.image_token_ids == (298,)
+    assert config.max_position_embeddings == 256
+    assert tiny_checkpoint.metadata == {"global_step": 41, "stage": 2, "learning_rate": 0.0003}
+
+
+def test_bare_state_dict_of_data_parallel_training_with_recent_siglip_names(tmp_path, published, tiny_checkpoint):
+    state = {f"module.{k.replace('.vision_model.', '.')}": v for k, v in published["model_state_dict"].items()}
+    torch.save(state, tmp_path / "bare.pt")
+    equals_tiny(open_checkpoint(tmp_path / "bare.pt", CONFIG), tiny_checkpoint)
+
+
+def test_hub_upload_with_its_own_config(tmp_path, published, tiny_checkpoint):
+    model = json.loads(CONFIG.read_text())["model"]
+    hub = {
+        "model_type": "embernet_vlm",
+        "vision_encoder": {"model_name": "google/siglip", "num_image_tokens": 16, "freeze_vision": True},
+        "language_decoder": {**model, "activation_bits": 4, "quantisation": "ternary"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(hub))
+    upload = {"model_state_dict": published["model_state_dict"], "global_step": 7, "stage": 2, "epoch": 1}
+    torch.save(upload, tmp_path / "pytorch_model.bin")
+    checkpoint = open_checkpoint(tmp_path, overrides=Overrides(vision_num_heads=4))
+    assert checkpoint.config.activation_bits == 8
+    assert "quantization fields are ignored" in checkpoint.warnings[0]
+    assert checkpoint.config.expert_domains == ("expert_0", "expert_1", "expert_2", "expert_3")
+    np.testing.assert_array_equal(
+        checkpoint.tensors["decoder.norm.weight"], tiny_checkpoint.tensors["decoder.norm.weight"]
+    )
+
+
+def test_saved_directory_with_a_flat_field_dump(tmp_path, published, tiny_checkpoint):
+    flat = json.loads(CONFIG.read_text())["model"] | {"vision_model_name": "google/siglip"}
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    torch.save(published["model_state_dict"], tmp_path / "model.pt")
+    checkpoint = open_checkpoint(tmp_path, overrides=Overrides(vision_num_heads=4))
+    assert checkpoint.config.num_attention_heads == tiny_checkpoint.config.num_attention_heads
+
+
+def test_our_own_directory(tmp_path, tiny_checkpoint):
+    tensors = tiny_checkpoint.tensors
+    shapes = {name: tensors.shape(name) for name in tensors}
+    save_checkpoint(tmp_path / "ours", tiny_checkpoint.config, shapes, ((n, tensors[n]) for n in shapes), "{}")
+    checkpoint = open_checkpoint(tmp_path / "ours")
+    equals_tiny(checkpoint, tiny_checkpoint)
+    assert checkpoint.tokenizer_path == tmp_path / "ours" / "tokenizer.json"
+
+
+def test_head_counts_from_flags_instead_of_a_config(tiny_checkpoint):
+    checkpoint = open_checkpoint(TINY / "checkpoint.pt", overrides=Overrides(4, 4))
+    assert checkpoint.config.num_kv_heads == 2
+    assert checkpoint.config.image_token_ids == (32000, 32001)
+    assert checkpoint.config.hidden_size == tiny_checkpoint.config.hidden_size
+
+
+def test_published_head_size_is_assumed_where_it_fits(tmp_path):
+    config = EmberNetConfig.from_dict(
+        small_config(hidden_size=128, num_attention_heads=2, num_kv_heads=1, vision_hidden_size=64, vision_num_heads=1)
+    )
+    write_initial_checkpoint(tmp_path / "new", get_family("embernet"), config, seed=0)
+    found = open_checkpoint(tmp_path / "new" / "model.safetensors").config
+    assert (found.num_attention_heads, found.num_kv_heads, found.vision_num_heads) == (2, 1, 1)
+
+
+def test_expert_norms_mean_four_bit_absmean(tmp_path, published):
+    state = dict(published["model_state_dict"])
+    for layer in range(2):
+        for expert in ("experts.0", "experts.1", "experts.2", "experts.3", "shared_expert"):
+            state[f"decoder.layers.{layer}.moe.{expert}.norm.weight"] = torch.ones(96)
+    torch.save(state, tmp_path / "window.pt")
+    config = open_checkpoint(tmp_path / "window.pt", overrides=Overrides(4, 4)).config
+    assert (config.expert_norm, config.weight_quantizer, config.activation_bits) == (True, "absmean", 4)
+
+
+def test_parameters_that_nothing_reads_may_be_missing(tmp_path, published):
+    state = {k: v for k, v in published["model_state_dict"].items() if k != "image_newline"}
+    torch.save(state, tmp_path / "less.pt")
+    checkpoint = open_checkpoint(tmp_path / "less.pt", overrides=Overrides(4, 4))
+    assert not checkpoint.config.unused_parameters
+    assert not any("encoder.head" in name for name in checkpoint.tensors)
+
+
+def test_overrides_choose_the_quantiser():
+    overrides = Overrides(weight_quantizer="absmean", activation_bits=4)
+    config = open_checkpoint(TINY / "checkpoint.pt", CONFIG, overrides).config
+    assert (config.weight_quantizer, config.activation_bits) == ("absmean", 4)
+
+
+def test_half_precision_tensors_are_widened(tmp_path, published):
+    state = {k: v.bfloat16() for k, v in published["model_state_dict"].items()}
+    torch.save(state, tmp_path / "half.pt")
+    tensors = open_checkpoint(tmp_path / "half.pt", CONFIG).tensors
+    assert tensors["decoder.norm.weight"].dtype == np.float32
+
+
+# --- files that are wrong -------------------------------------------------------------------------------------------
+
+
+def refused(match: str, path: Path, config: Path | None = CONFIG, overrides: Overrides | None = None) -> InputError:
+    with pytest.raises(InputError, match=match) as caught:
+        open_checkpoint(path, config, overrides)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_missing(tmp_path):
+    refused("no such checkpoint", tmp_path / "nothing.pt")
+
+
+def test_empty_directory(tmp_path):
+    refused("not a checkpoint .it holds none of", tmp_path, None)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 100_000])
+def test_cut_file(tmp_path, keep):
+    path = tmp_path / "cut.pt"
+    path.write_bytes((TINY / "checkpoint.pt").read_bytes()[:keep])
+    refused("cut.pt: not a (whole )?PyTorch checkpoint", path)
+
+
+def test_cut_safetensors(tmp_path, tiny_checkpoint):
+    tensors = tiny_checkpoint.tensors
+    shapes = {name: tensors.shape(name) for name in tensors}
+    save_checkpoint(tmp_path / "ours", tiny_checkpoint.config, shapes, ((n, tensors[n]) for n in shapes))
+    path = tmp_path / "ours" / "model.safetensors"
+    os.truncate(path, path.stat().st_size - 100)
+    refused("not a whole safetensors file", tmp_path / "ours", None)
+
+
+def test_a_picture_is_not_a_checkpoint(tmp_path):
+    (tmp_path / "photo.pt").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
+    refused("not a (whole )?PyTorch checkpoint", tmp_path / "photo.pt")
+
+
+def test_another_family(tmp_path):
+    torch.save({"transformer.wte.weight": torch.zeros(4, 4)}, tmp_path / "gpt.pt")
+    refused("not a checkpoint of a known family", tmp_path / "gpt.pt", None)
+
+
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    torch.save({"model_state_dict": {}, "config": Bomb()}, tmp_path / "bomb.pt")
+    error = refused("holds pickled Python objects", tmp_path / "bomb.pt")
+    assert "weights_only=False" in error.hint
+    with open(tmp_path / "plain.pt", "wb") as file:
+        pickle.dump(Bomb(), file)
+    refused("plain.pt", tmp_path / "plain.pt")
+    assert not marker.exists()
+
+
+def test_an_old_checkpoint_with_a_pickled_config_says_how_to_convert(tmp_path, published):
+    class TrainingConfig:
+        stage = 1
+
+    TrainingConfig.__module__ = "__main__"
+    TrainingConfig.__qualname__ = "TrainingConfig"
+    import __main__
+
+    __main__.TrainingConfig = TrainingConfig
+    try:
+        torch.save(published | {"config": TrainingConfig()}, tmp_path / "old.pt")
+    finally:
+        del __main__.TrainingConfig
+    error = refused("holds pickled Python objects", tmp_path / "old.pt")
+    assert "torch.save(c['model_state_dict'], 'converted.pt')" in error.hint
+
+
+def test_an_architecture_of_before_the_norms(tmp_path, published):
+    state = {k: v for k, v in published["model_state_dict"].items() if not k.endswith("_proj.norm.weight")}
+    torch.save(state, tmp_path / "older.pt")
+    refused("before 2026-02-18", tmp_path / "older.pt")
+
+
+def test_a_head_that_is_not_the_embedding(tmp_path, published):
+    state = published["model_state_dict"] | {"decoder.lm_head.weight": torch.zeros(300, 64)}
+    torch.save(state, tmp_path / "untied.pt")
+    refused("head is tied", tmp_path / "untied.pt")
+
+
+def test_missing_unexpected_and_misshapen_tensors(tmp_path, published):
+    state = published["model_state_dict"]
+    name = "decoder.layers.1.moe.experts.3.up_proj.weight"
+    for label, changed, match in (
+        ("missing", {k: v for k, v in state.items() if k != name}, rf"1 tensors missing, the first is {name}"),
+        ("unexpected", state | {"decoder.extra": torch.zeros(1)}, "1 tensors unexpected, the first is decoder.extra"),
+        ("misshapen", state | {name: torch.zeros(2, 2)}, rf"{name} has the wrong shape .found \(2, 2\)"),
+    ):
+        torch.save(changed, tmp_path / f"{label}.pt")
+        refused(match, tmp_path / f"{label}.pt")
+
+
+def test_nan_weights(tmp_path, published):
+    state = dict(published["model_state_dict"])
+    state["decoder.norm.weight"] = torch.full((64,), torch.nan)
+    torch.save(state, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match=r"decoder.norm.weight holds NaN"):
+        _ = open_checkpoint(tmp_path / "nan.pt", CONFIG).tensors["decoder.norm.weight"]
+
+
+def test_head_counts_are_asked_for():
+    error = refused("num_attention_heads cannot be told", TINY / "checkpoint.pt", None, Overrides(None, 4))
+    assert error.hint == "add --heads N or --config config.json"
+    error = refused("vision_num_heads cannot be told", TINY / "checkpoint.pt", None, Overrides(4, None))
+    assert error.hint == "add --vision-heads N or --config config.json"
+    refused("3 attention heads do not fit keys of width 32", TINY / "checkpoint.pt", None, Overrides(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "not readable as JSON"),
+        ("[1]", "expected a JSON object"),
+        ('{"hello": 1}', "not a configuration of the embernet family"),
+        ('{"family": "embernet", "hidden_sise": 64}', "unknown key 'hidden_sise'"),
+        ('{"family": "bitgen"}', "family is 'bitgen'"),
+        ('{"model": {"hidden_size": 128}}', "hidden_size is 128, but the tensors"),
+        ('{"model": {"hidden_size": "big"}}', "hidden_size is big, but the tensors"),
+        ('{"num_experts": 4, "hidden_size": 64, "num_attention_heads": 0}', "num_attention_heads must be positive"),
+        ('{"num_experts": 4, "hidden_size": 64, "num_attention_heads": "4"}', "num_attention_heads has the wrong type"),
+        (
+            '{"num_experts": 4, "hidden_size": 64, "num_attention_heads": 4, "expert_domains": 4}',
+            "expert_domains has the wrong type",
+        ),
+        ('{"model": {}, "decoder": 3}', "decoder must be an object"),
+    ],
+)
+def test_wrong_config(tmp_path, content, match):
+    (tmp_path / "config.json").write_text(content)
+    refused(match, TINY / "checkpoint.pt", tmp_path / "config.json", Overrides(vision_num_heads=4))
+
+
+def test_missing_config(tmp_path):
+    refused("config.json: no such file", TINY / "checkpoint.pt", tmp_path / "config.json")
+
+
+# --- configurations -------------------------------------------------------------------------------------------------
+
+
+def small_config(**changes) -> dict:
+    values = {
+        "image_size": 32,
+        "patch_size": 8,
+        "vision_hidden_size": 16,
+        "vision_intermediate_size": 32,
+        "vision_num_layers": 1,
+        "vision_num_heads": 2,
+        "num_image_tokens": 4,
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "num_kv_heads": 1,
+        "max_position_embeddings": 64,
+    }
+    return values | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"hidden_size": -1}, "hidden_size must be positive"),
+        ({"hidden_size": 32.0}, "hidden_size has the wrong type"),
+        ({"use_shared_expert": 1}, "use_shared_expert has the wrong type"),
+        ({"rope_base": float("nan")}, "rope_base has the wrong type"),
+        ({"num_attention_heads": 3}, "hidden_size must be a multiple of num_attention_heads"),
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9"),
+        ({"expert_domains": ["a"]}, "expert_domains names 1 experts"),
+        ({"hidden_size": 24, "num_attention_heads": 8, "num_kv_heads": 8}, "must be even"),
+        ({"weight_quantizer": "int2"}, "unknown weight quantizer 'int2'"),
+        ({"activation_bits": 5}, "activation_bits must be 8 or 4"),
+        ({"prompt_template": "hello"}, "prompt_template must hold"),
+        ({"resample": "nearest"}, "resample must be"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, match):
+    with pytest.raises(InputError, match=match):
+        EmberNetConfig.from_dict(small_config(**changes))
+
+
+def test_configuration_survives_json():
+    config = EmberNetConfig.preset("embernet")
+    assert EmberNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+# --- new checkpoints ------------------------------------------------------------------------------------------------
+
+
+def test_a_new_checkpoint_depends_on_its_seed_alone(tmp_path):
+    config = EmberNetConfig.from_dict(small_config())
+    family = get_family("embernet")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_initial_checkpoint(tmp_path / name, family, config, seed)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+    checkpoint = open_checkpoint(tmp_path / "a")
+    assert checkpoint.config == config
+    for name, array in initial_tensors(family, config, 0):
+        np.testing.assert_array_equal(checkpoint.tensors[name], array)
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path):
+    config = EmberNetConfig.from_dict(small_config())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(InputError, match="exists already"):
+        write_initial_checkpoint(tmp_path / "mine", get_family("embernet"), config, 0)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    config = EmberNetConfig.from_dict(small_config())
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_initial_checkpoint(tmp_path / "new", get_family("embernet"), config, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_presets_and_config_files_are_found(tmp_path):
+    family, config = find_preset("embernet")
+    assert family.name == "embernet"
+    (tmp_path / "mine.json").write_text(json.dumps(config.to_dict()))
+    assert find_preset(str(tmp_path / "mine.json")) == (family, config)
+    with pytest.raises(InputError, match="unknown preset 'huge'"):
+        find_preset("huge")
+    shutil.rmtree(tmp_path)
