@@ -1,0 +1,1 @@
+"""Graph builders: one module per family, given a configuration and tensors, never a torch module."""

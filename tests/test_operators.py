@@ -1,0 +1,162 @@
+"""The ONNX function bodies, run by a stock ONNX Runtime, against the NumPy definition."""
+
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from embernet.export.functions import DOMAIN, OPSET, operator_functions
+from embernet.runtime import reference
+from embernet.runtime.packing import pack_expert, pack_int8, pack_ternary
+
+NORM = reference.Norm()
+FEW = settings(deadline=None, max_examples=15)
+
+
+def model_of(op_type: str, inputs: dict[str, np.ndarray], attributes: dict, outputs: list[int]) -> onnx.ModelProto:
+    """A model of one node; outputs are their element types."""
+    values = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in inputs.items()
+    ]
+    names = [f"output_{i}" for i in range(len(outputs))]
+    rank = next(iter(inputs.values())).ndim
+    results = [
+        helper.make_tensor_value_info(name, kind, [f"{name}_{i}" for i in range(rank)])
+        for name, kind in zip(names, outputs, strict=True)
+    ]
+    node = helper.make_node(op_type, list(inputs), names, domain=DOMAIN, **attributes)
+    model = helper.make_model(
+        helper.make_graph([node], "one", values, results),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+        functions=operator_functions(),
+        ir_version=10,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)
+
+
+def prefixed(prefix: str, attributes) -> dict:
+    return {f"{prefix}_{name}": value for name, value in asdict(attributes).items()}
+
+
+@FEW
+@given(st.integers(1, 40), st.integers(1, 60), st.sampled_from([8, 4]), st.integers(1, 5))
+def test_bit_linear(out_features, in_features, bits, rows):
+    rng = np.random.default_rng([out_features, in_features])
+    activation = reference.Activation(bits, 50.0, 1e-4)
+    inputs = {
+        "x": rng.standard_normal((2, rows, in_features), np.float32) * 30,
+        "norm_weight": rng.standard_normal(in_features, np.float32),
+        "weight": pack_ternary(rng.integers(-1, 2, (out_features, in_features)).astype(np.int8)),
+        "scale": np.array(0.03, np.float32),
+    }
+    attributes = {"out_features": out_features} | prefixed("norm", NORM) | prefixed("activation", activation)
+    model = model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT])
+    expected = reference.bit_linear(*inputs.values(), out_features=out_features, norm=NORM, activation=activation)
+    np.testing.assert_allclose(run(model, inputs)[0], expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(ReferenceEvaluator(model).run(None, inputs)[0], expected, rtol=1e-6, atol=1e-7)
+
+
+@FEW
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5), st.booleans())
+def test_int8_linear(out_features, in_features, rows, one_bias):
+    rng = np.random.default_rng([out_features, in_features])
+    codes, scale = reference.quantize_int8(rng.standard_normal((out_features, in_features), np.float32))
+    inputs = {
+        "x": rng.standard_normal((2, rows, in_features), np.float32) * 30,
+        "weight": pack_int8(codes),
+        "scale": scale,
+        "bias": rng.standard_normal(1 if one_bias else out_features, np.float32),
+    }
+    model = model_of("Int8Linear", inputs, {}, [TensorProto.FLOAT])
+    np.testing.assert_allclose(run(model, inputs)[0], reference.int8_linear(*inputs.values()), rtol=1e-5, atol=1e-5)
+
+
+def test_rms_norm_of_rows_from_zero_to_huge(ops):
+    inputs = {"x": ops["rmsnorm_x"], "weight": ops["rmsnorm_weight"]}
+    model = model_of("RmsNorm", inputs, asdict(NORM), [TensorProto.FLOAT])
+    np.testing.assert_allclose(run(model, inputs)[0], reference.rms_norm(*inputs.values(), NORM), rtol=1e-6, atol=1e-7)
+
+
+@FEW
+@given(
+    st.tuples(st.integers(1, 40), st.integers(2, 40)),
+    st.integers(2, 4),
+    st.integers(1, 6),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([8, 4]),
+)
+def test_ternary_moe(sizes, num_experts, rows, shared, hidden_norm, bits):
+    hidden, intermediate = sizes
+    rng = np.random.default_rng([hidden, intermediate, num_experts, rows])
+    activation = reference.Activation(bits, 50.0, 1e-4)
+    clips = reference.ExpertClips()
+    total = num_experts + shared
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    def expert() -> np.ndarray:
+        shapes = [(intermediate, hidden)] * 2 + [(hidden, intermediate)]
+        return pack_expert(*(rng.integers(-1, 2, shape).astype(np.int8) for shape in shapes))
+
+    weights = reference.ExpertWeights(
+        gate_norm=normal(total, hidden),
+        up_norm=normal(total, hidden),
+        hidden_norm=normal(total, intermediate if hidden_norm else 1),
+        down_norm=normal(total, intermediate),
+        scales=np.abs(normal(total, 3)) / 20,
+        packed=np.stack([expert() for _ in range(total)]),
+    )
+    inputs = {
+        "x": normal(2, rows, hidden),
+        "router_weight": normal(num_experts, hidden),
+        "router_bias": normal(num_experts),
+    }
+    attributes = {"top_k": 2} | prefixed("norm", NORM) | prefixed("activation", activation)
+    attributes |= {f"{name}_clip": value for name, value in asdict(clips).items()}
+    kinds = [TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT]
+    model = model_of("TernaryMoE", inputs | vars(weights), attributes, kinds)
+    y, chosen, mix = run(model, inputs | vars(weights))
+    expected_y, expected_chosen, expected_mix = reference.ternary_moe(
+        *inputs.values(), weights, 2, NORM, activation, clips
+    )
+    np.testing.assert_array_equal(chosen, expected_chosen)
+    np.testing.assert_allclose(mix, expected_mix, atol=1e-6)
+    # exp() of the gate differs in the last bit, which may move one code of the down projection.
+    one_code = np.abs(weights.scales[:, 2]).max() * np.abs(weights.down_norm).max() * 10 / (2 ** (bits - 1) - 1)
+    np.testing.assert_allclose(y, expected_y, atol=max(1e-5, 2.1 * one_code))
+    assert np.median(np.abs(y - expected_y)) < 1e-5
+
+
+def test_absurdly_large_inputs_are_clipped_and_stay_finite():
+    rng = np.random.default_rng(0)
+    inputs = {
+        "x": np.array([[3e38, -3e38, 1.0, 0.0]], np.float32),
+        "norm_weight": np.ones(4, np.float32),
+        "weight": pack_ternary(rng.integers(-1, 2, (8, 4)).astype(np.int8)),
+        "scale": np.array(1.0, np.float32),
+    }
+    attributes = {"out_features": 8} | prefixed("norm", NORM) | prefixed("activation", reference.Activation())
+    y = run(model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT]), inputs)[0]
+    expected = reference.bit_linear(*inputs.values(), out_features=8, norm=NORM, activation=reference.Activation())
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("function", operator_functions(), ids=lambda f: f.name)
+def test_every_function_imports_the_opsets_it_uses(function):
+    assert {o.domain: o.version for o in function.opset_import} == {"": OPSET, DOMAIN: 1}
