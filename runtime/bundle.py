@@ -1,0 +1,293 @@
+"""Reading a bundle: the directory `NAME.ember/` that holds one exported model. docs/bundle-format.md describes it.
+
+A bundle may come from a stranger. Everything the manifest says is checked before it is used: version, types, file
+names (plain names inside the directory), sizes, and on request the hashes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embernet.errors import BundleError
+
+FORMAT = "embernet.bundle"
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.bin"
+TOKENIZER_FILE = "tokenizer.json"
+SUFFIX = ".ember"
+DEFAULT_MODEL = "spark"
+# In manifests: how many ternary weights are -1, 0 and +1.
+LEVEL_NAMES = ("minus_one", "zero", "plus_one")
+
+_BUILT_IN = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How an image becomes pixel_values: resize to size x size, / 255, subtract mean, divide by std."""
+
+    size: int
+    resample: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """template: the first turn, turn: every later one, each with {prompt}; prompts: texts of the named tasks."""
+
+    template: str
+    turn: str
+    prompts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a caller who says nothing gets. temperature 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`, checked. `config` is the family's own and is checked by the family's pipeline."""
+
+    name: str
+    family: str
+    config: Mapping[str, Any]
+    quantizer: Mapping[str, Any]
+    precision: Mapping[str, str]
+    vocab_size: int
+    context_length: int
+    bos_token_id: int
+    eos_token_id: int
+    experts: tuple[str, ...]
+    image: ImageFormat
+    prompt: PromptFormat
+    generation: GenerationDefaults
+    parameters: Mapping[str, int]
+    bytes_by_kind: Mapping[str, int]
+    files: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its directory and its manifest. No weights are read yet."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists; BundleError if it does not."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path}: holds no {name}", hint="export the model again")
+        return self.path / name
+
+    def has_tokenizer(self) -> bool:
+        return TOKENIZER_FILE in self.manifest.files
+
+    def sha256(self) -> str:
+        """One hash for the whole bundle: of its files' names and hashes."""
+        lines = [f"{name} {entry['sha256']}\n" for name, entry in sorted(self.manifest.files.items())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def size(self) -> int:
+        """Bytes of all files that the manifest lists."""
+        return sum(entry["bytes"] for entry in self.manifest.files.values())
+
+    def verify(self, progress: Callable[[int], object] = lambda _count: None) -> None:
+        """Read every file and compare its hash; BundleError names the first that differs.
+
+        progress is called with the number of bytes read since the last call.
+        """
+        for name, entry in self.manifest.files.items():
+            if file_sha256(self.path / name, progress) != entry["sha256"]:
+                raise BundleError(
+                    f"{self.path / name}: the content does not match the manifest's sha256",
+                    hint="copy or export the bundle again",
+                )
+
+
+def file_sha256(path: Path, progress: Callable[[int], object] = lambda _count: None) -> str:
+    """Hash a file piece by piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            progress(len(piece))
+    return digest.hexdigest()
+
+
+def bundle_names() -> dict[str, Path]:
+    """Bundles that can be named without a path: those of the user's model folder, then the built-in ones."""
+    found: dict[str, Path] = {}
+    for folder in (model_folder(), _BUILT_IN):
+        if folder.is_dir():
+            for path in sorted(folder.glob(f"*{SUFFIX}")):
+                found.setdefault(path.name.removesuffix(SUFFIX), path)
+    return found
+
+
+def model_folder() -> Path:
+    """Where the user's bundles live: $EMBERNET_HOME, or embernet/ in the cache folder."""
+    if home := os.environ.get("EMBERNET_HOME"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embernet"
+
+
+def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
+    """The directory of a bundle given by path or by name; BundleError lists the names if there is none."""
+    path = Path(path_or_name)
+    if path.exists():
+        return path
+    names = bundle_names()
+    text = os.fspath(path_or_name)
+    if text in names:
+        return names[text]
+    if len(path.parts) > 1 or path.suffix == SUFFIX:
+        raise BundleError(f"{text}: no such bundle")
+    raise BundleError(f"{text}: no bundle of this name (known: {', '.join(sorted(names)) or 'none'})")
+
+
+def open_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle: read and check the manifest and the sizes of all files."""
+    path = find_bundle(path_or_name)
+    if not path.is_dir():
+        raise BundleError(f"{path}: not a bundle (a bundle is a directory)")
+    manifest_path = path / MANIFEST_FILE
+    if not manifest_path.is_file():
+        raise BundleError(f"{path}: not a bundle (it holds no {MANIFEST_FILE})")
+    try:
+        values = json.loads(manifest_path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{manifest_path}: not readable as JSON ({error})") from None
+    manifest = parse_manifest(values, str(manifest_path))
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing from the bundle", hint="copy or export the bundle again")
+        if file.stat().st_size != entry["bytes"]:
+            raise BundleError(
+                f"{file}: wrong size (found {file.stat().st_size} bytes, expected {entry['bytes']})",
+                hint="copy or export the bundle again",
+            )
+    return Bundle(path, manifest)
+
+
+def parse_manifest(values: Any, where: str) -> Manifest:
+    """Check the decoded JSON of a manifest; BundleError begins with `where` and names the key that is wrong."""
+    top = _Reader(values, where)
+    if top.values.get("format") != FORMAT:
+        raise BundleError(f"{where}: not an embernet bundle (format is {top.values.get('format')!r})")
+    version = top.integer("format_version")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{where}: written in format version {version}; this embernet reads up to {FORMAT_VERSION}",
+            hint="pip install --upgrade embernet",
+        )
+    tokens, image, prompt = top.section("tokens"), top.section("image"), top.section("prompt")
+    generation = top.section("generation")
+    files = top.section("files").values
+    for name in files:
+        if not name or Path(name).name != name or name in (".", "..", MANIFEST_FILE) or "\\" in name:
+            raise BundleError(f"{where}: {name!r} is not a plain file name")
+        entry = _Reader(files[name], f"{where}: files.{name}")
+        entry.integer("bytes")
+        entry.text("sha256")
+    return Manifest(
+        name=top.text("name"),
+        family=top.text("family"),
+        config=top.section("config").values,
+        quantizer=top.section("quantizer").values,
+        precision=top.section("precision").values,
+        vocab_size=tokens.integer("vocab_size", low=1),
+        context_length=tokens.integer("context_length", low=1),
+        bos_token_id=tokens.integer("bos_token_id"),
+        eos_token_id=tokens.integer("eos_token_id"),
+        experts=tuple(top.texts("experts")),
+        image=ImageFormat(
+            size=image.integer("size", low=1, high=4096),
+            resample=image.choice("resample", ("bicubic", "bilinear")),
+            mean=image.numbers("mean", 3),
+            std=image.numbers("std", 3),
+        ),
+        prompt=PromptFormat(
+            template=prompt.template("template"),
+            turn=prompt.template("turn"),
+            prompts={str(key): str(text) for key, text in prompt.section("prompts").values.items()},
+        ),
+        generation=GenerationDefaults(
+            max_new_tokens=generation.integer("max_new_tokens", low=1),
+            temperature=generation.number("temperature"),
+            top_k=generation.integer("top_k"),
+            top_p=generation.number("top_p"),
+        ),
+        parameters=top.section("parameters").values,
+        bytes_by_kind=top.section("bytes").values,
+        files=files,
+        provenance=top.section("provenance").values,
+    )
+
+
+class _Reader:
+    """Typed access to one JSON object; every failure names the key."""
+
+    def __init__(self, values: Any, where: str) -> None:
+        if not isinstance(values, dict):
+            raise BundleError(f"{where}: expected an object")
+        self.values: dict[str, Any] = values
+        self._where = where
+
+    def _get(self, key: str, types: type | tuple[type, ...], expected: str) -> Any:
+        value = self.values.get(key)
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise BundleError(f"{self._where}: {key} is missing or wrong (found {value!r:.80}, expected {expected})")
+        return value
+
+    def section(self, key: str) -> "_Reader":
+        return _Reader(self._get(key, dict, "an object"), f"{self._where}: {key}")
+
+    def text(self, key: str) -> str:
+        return str(self._get(key, str, "a text"))
+
+    def template(self, key: str) -> str:
+        text = self.text(key)
+        if text.count("{prompt}") != 1:
+            raise BundleError(f"{self._where}: {key} must hold {{prompt}} exactly once")
+        return text
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        text = self.text(key)
+        if text not in choices:
+            raise BundleError(f"{self._where}: {key} is {text!r} (expected one of {', '.join(choices)})")
+        return text
+
+    def integer(self, key: str, low: int = 0, high: int = 2**53) -> int:
+        value = int(self._get(key, int, "a whole number"))
+        if not low <= value <= high:
+            raise BundleError(f"{self._where}: {key} is {value} (expected {low} to {high})")
+        return value
+
+    def number(self, key: str) -> float:
+        return float(self._get(key, (int, float), "a number"))
+
+    def numbers(self, key: str, count: int) -> Any:
+        values = self._get(key, list, f"{count} numbers")
+        if len(values) != count or not all(isinstance(v, int | float) for v in values):
+            raise BundleError(f"{self._where}: {key} must hold {count} numbers")
+        return tuple(float(v) for v in values)
+
+    def texts(self, key: str) -> list[str]:
+        values = self._get(key, list, "a list of texts")
+        if not all(isinstance(v, str) for v in values):
+            raise BundleError(f"{self._where}: {key} must hold texts")
+        return values

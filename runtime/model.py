@@ -1,0 +1,258 @@
+"""A loaded model: `caption`, `ask`, `encode`, `chat`, and below them the numeric layer `forward`, `generate_ids`."""
+
+import hashlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embernet.errors import BundleError, InputError
+from embernet.families import get_family
+from embernet.runtime.answer import Answer, EncodedImage, Timings
+from embernet.runtime.bundle import DEFAULT_MODEL, TOKENIZER_FILE, Bundle, open_bundle
+from embernet.runtime.generation import generate
+from embernet.runtime.image import ImageSource, load_image, preprocess
+from embernet.runtime.pipelines.base import Context, Pipeline
+from embernet.runtime.sampling import Sampler, Sampling
+from embernet.runtime.stream import AnswerStream
+from embernet.runtime.text import Encoded, TextCodec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from embernet.runtime.chat import Chat
+
+AnyImage: TypeAlias = ImageSource | EncodedImage
+
+ENCODED_IMAGES_KEPT = 8
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are drawn; what is left out, or None, is the bundle's default. See `sampling.Sampling`."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+
+
+class GenerationOptions(SamplingOptions, total=False):
+    """Options of every verb that answers; max_tokens: most new tokens, None = the bundle's default."""
+
+    max_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """logits (T, V), router choices and their weights (L, T, K) of every position, image positions first."""
+
+    logits: NDArray[np.float32]
+    experts: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def load(
+    path_or_name: str | os.PathLike[str] = DEFAULT_MODEL, *, threads: int | None = None, context: int | None = None
+) -> "Model":
+    """Load a bundle directory, or a bundle by name.
+
+    threads: of the engine, None = one per core. context: most positions of a sequence, None = all the model knows.
+    BundleError if there is no such bundle, or it is broken or too new.
+    """
+    started = time.perf_counter()
+    bundle = open_bundle(path_or_name)
+    longest = bundle.manifest.context_length
+    if context is not None and not 1 <= context <= longest:
+        raise InputError(f"context must be from 1 to {longest} for this model (found {context})")
+    pipeline = get_family(bundle.manifest.family).part("pipeline")(bundle, threads)
+    return Model(bundle, pipeline, context or longest, load_ms=(time.perf_counter() - started) * 1e3)
+
+
+class Model:
+    """Made by `load`. Not for use from several threads at once."""
+
+    def __init__(self, bundle: Bundle, pipeline: Pipeline, context_length: int, load_ms: float) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.context_length = context_length
+        self.load_ms = load_ms
+        self._pipeline = pipeline
+        self._codec: TextCodec | None = None
+        self._features: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+
+    # --- verbs ------------------------------------------------------------------------------------------------------
+
+    def encode(self, image: AnyImage) -> EncodedImage:
+        """Encode an image once, to ask about it many times. Recent images are remembered by content, never by path."""
+        if isinstance(image, EncodedImage):
+            return image
+        started = time.perf_counter()
+        loaded = load_image(image)
+        pixel_values = preprocess(loaded.rgb, self.manifest.image)
+        preprocessed = time.perf_counter()
+        key = hashlib.sha256(pixel_values.data).digest()
+        if key not in self._features:
+            self._features[key] = self._pipeline.encode(pixel_values)
+            if len(self._features) > ENCODED_IMAGES_KEPT:
+                self._features.popitem(last=False)
+        self._features.move_to_end(key)
+        return EncodedImage(
+            features=self._features[key],
+            name=loaded.name,
+            width=loaded.rgb.width,
+            height=loaded.rgb.height,
+            sha256=loaded.sha256,
+            preprocess_ms=(preprocessed - started) * 1e3,
+            vision_ms=(time.perf_counter() - preprocessed) * 1e3,
+        )
+
+    @overload
+    def caption(
+        self, image: AnyImage, *, stream: Literal[False] = False, **options: "Unpack[GenerationOptions]"
+    ) -> Answer: ...
+
+    @overload
+    def caption(
+        self, image: AnyImage, *, stream: Literal[True], **options: "Unpack[GenerationOptions]"
+    ) -> AnswerStream: ...
+
+    def caption(
+        self, image: AnyImage, *, stream: bool = False, **options: "Unpack[GenerationOptions]"
+    ) -> Answer | AnswerStream:
+        """Describe an image with the model's own caption prompt."""
+        answer = self._ask(image, self.prompt("caption"), options)
+        return answer if stream else answer.finish()
+
+    @overload
+    def ask(
+        self, image: AnyImage, question: str, *, stream: Literal[False] = False, **options: "Unpack[GenerationOptions]"
+    ) -> Answer: ...
+
+    @overload
+    def ask(
+        self, image: AnyImage, question: str, *, stream: Literal[True], **options: "Unpack[GenerationOptions]"
+    ) -> AnswerStream: ...
+
+    def ask(
+        self, image: AnyImage, question: str, *, stream: bool = False, **options: "Unpack[GenerationOptions]"
+    ) -> Answer | AnswerStream:
+        """Answer a question about an image. With stream=True, iterate for the text; `.answer` is there at the end."""
+        answer = self._ask(image, question, options)
+        return answer if stream else answer.finish()
+
+    def chat(self, image: AnyImage, *, history: bool = True) -> "Chat":
+        """Begin a conversation about an image. history=False answers every question as if it were the first."""
+        from embernet.runtime.chat import Chat
+
+        return Chat(self, image, history=history)
+
+    def prompt(self, task: str) -> str:
+        """The model's own prompt of a task ("caption", "ocr", ...); InputError if it has not learnt the task."""
+        prompts = self.manifest.prompt.prompts
+        if task not in prompts:
+            raise InputError(f"{self.manifest.name}: has not learnt {task!r} (it knows: {', '.join(sorted(prompts))})")
+        return prompts[task]
+
+    # --- numbers ----------------------------------------------------------------------------------------------------
+
+    def forward(self, input_ids: Sequence[int], pixel_values: NDArray[np.float32] | None = None) -> Forward:
+        """Logits and router choices of every position: image positions, if pixel_values (N, 3, S, S), then text."""
+        features = None if pixel_values is None else self._pipeline.encode(pixel_values)
+        step = self.new_context(len(input_ids), features, room=0).feed(list(input_ids), features, keep=0)
+        return Forward(step.logits, step.experts, step.weights)
+
+    def generate_ids(
+        self,
+        input_ids: Sequence[int],
+        pixel_values: NDArray[np.float32] | None = None,
+        max_new_tokens: int | None = None,
+        **sampling: "Unpack[SamplingOptions]",
+    ) -> list[int]:
+        """Continue a sequence; the end token, if it came, is the last of the new ids."""
+        features = None if pixel_values is None else self._pipeline.encode(pixel_values)
+        limit = self.max_new_tokens(max_new_tokens)
+        context = self.new_context(len(input_ids), features, room=limit)
+        first = context.feed(list(input_ids), features)
+        tokens = generate(context, first, self.sampler(sampling), self.manifest.eos_token_id, limit)
+        return [token for token, _ in tokens]
+
+    # --- the layer below the verbs ----------------------------------------------------------------------------------
+
+    @property
+    def codec(self) -> TextCodec:
+        """The tokenizer; BundleError if the bundle was exported without one."""
+        if self._codec is None:
+            if not self.bundle.has_tokenizer():
+                raise BundleError(
+                    f"{self.bundle.path}: holds no tokenizer, so it cannot read or write text",
+                    hint="export it again with --tokenizer tokenizer.json",
+                )
+            self._codec = TextCodec(self.bundle.file(TOKENIZER_FILE), self.manifest.vocab_size)
+        return self._codec
+
+    def encode_first_turn(self, question: str) -> Encoded:
+        """Token ids of a conversation's first turn, the beginning-of-sequence token in front."""
+        encoded = self.codec.encode(self.manifest.prompt.template.replace("{prompt}", question))
+        return Encoded([self.manifest.bos_token_id, *encoded.ids], encoded.unknown_words)
+
+    def max_new_tokens(self, requested: int | None) -> int:
+        if requested is not None and requested < 1:
+            raise InputError(f"the number of new tokens must be 1 or more (found {requested})")
+        return requested or self.manifest.generation.max_new_tokens
+
+    def sampler(self, options: SamplingOptions) -> Sampler:
+        defaults = self.manifest.generation
+        given = {name: value for name, value in options.items() if value is not None}
+        values = {"temperature": defaults.temperature, "top_k": defaults.top_k, "top_p": defaults.top_p} | given
+        return Sampler(Sampling(**values))  # type: ignore[arg-type]
+
+    def new_context(self, num_text: int, features: NDArray[np.float32] | None, room: int) -> Context:
+        """A context for so many text tokens after the image's, with room for an answer as far as the model reaches."""
+        num_image = 0 if features is None else features.shape[0] * features.shape[1]
+        needed = num_image + num_text
+        if num_text < 1 or needed > self.context_length - min(room, 1):
+            raise InputError(
+                f"the question does not fit the context (found {num_text} text and {num_image} image tokens, "
+                f"expected 1 to {self.context_length} together)"
+            )
+        return self._pipeline.new_context(min(needed + room, self.context_length))
+
+    def begin_answer(
+        self,
+        context: Context,
+        prompt: Encoded,
+        image: EncodedImage | None,
+        options: GenerationOptions,
+        pending: Sequence[int] = (),
+    ) -> AnswerStream:
+        """An answer to `prompt` in `context`: the image's tokens, if one is given, pending ids, then the prompt's.
+
+        pending: the end of the answer before, which the context does not hold yet.
+        """
+        limit = self.max_new_tokens(options.get("max_tokens"))
+        sampling: SamplingOptions = {k: v for k, v in options.items() if k != "max_tokens"}  # type: ignore[assignment]
+        words = ", ".join(repr(word) for word in dict.fromkeys(prompt.unknown_words))
+        return AnswerStream(
+            context=context,
+            input_ids=[*pending, *prompt.ids],
+            image_features=None if image is None else image.features,
+            sampler=self.sampler(sampling),
+            max_new_tokens=limit,
+            eos_token_id=self.manifest.eos_token_id,
+            codec=self.codec,
+            expert_names=self.manifest.experts,
+            timings=Timings() if image is None else Timings(image.preprocess_ms, image.vision_ms),
+            warnings=(f"{self.manifest.name} does not know {words}",) if words else (),
+        )
+
+    def _ask(self, image: AnyImage, question: str, options: GenerationOptions) -> AnswerStream:
+        prompt = self.encode_first_turn(question)
+        encoded = self.encode(image)
+        room = self.max_new_tokens(options.get("max_tokens"))
+        context = self.new_context(len(prompt.ids), encoded.features, room)
+        return self.begin_answer(context, prompt, encoded, options)

@@ -1,0 +1,52 @@
+"""What a family's pipeline offers to the rest of the runtime. It knows arrays and token ids, never text or files."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one run over T new positions gave.
+
+    logits (kept, V) of the last `kept` positions; experts and weights (L, T, K): router choices of every position.
+    """
+
+    logits: NDArray[np.float32]
+    experts: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+class Context(Protocol):
+    """One sequence that grows: its cached keys and values, up to a fixed capacity of positions."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+    def feed(self, input_ids: list[int], image_features: NDArray[np.float32] | None = None, keep: int = 1) -> Step:
+        """Append image positions, then text positions, and run them. keep: how many logits to compute, 0 = all."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        ...
+
+
+class Pipeline(Protocol):
+    """One loaded model of a family."""
+
+    @property
+    def num_image_tokens(self) -> int: ...
+
+    def encode(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """pixel_values (N, 3, S, S) -> image_features (N, I, H)."""
+        ...
+
+    def new_context(self, capacity: int) -> Context:
+        """An empty sequence of at most `capacity` positions."""
+        ...

@@ -1,0 +1,359 @@
+"""The verbs: caption, ask, encode, chat; and the loop below them on a stand-in model."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from embernet.errors import BundleError, InputError
+from embernet.runtime import load
+from embernet.runtime.bundle import open_bundle
+from embernet.runtime.generation import generate
+from embernet.runtime.model import Model
+from embernet.runtime.pipelines.base import Step
+from embernet.runtime.sampling import Sampler, Sampling
+from embernet.runtime.text import TextCodec
+
+EOS = 2
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle) -> Model:
+    return load(tiny_bundle)
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+
+
+class StandInContext:
+    """A model that always continues n with n + 1, and chooses expert n % 4 in each of its two layers."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self.seen: list[int] = []
+        self.images = 0
+
+    def feed(self, input_ids, image_features=None, keep=1) -> Step:
+        if image_features is not None:
+            self.images += 1
+            self.length += image_features.shape[0] * image_features.shape[1]
+        self.seen += input_ids
+        self.length += len(input_ids)
+        assert self.length <= self.capacity
+        logits = np.zeros((1, 300), np.float32)
+        logits[0, input_ids[-1] + 1] = 1
+        experts = np.array([[[token % 4] for token in input_ids]] * 2)
+        return Step(logits, experts, np.ones(experts.shape, np.float32))
+
+
+class StandInPipeline:
+    num_image_tokens = 16
+
+    def __init__(self) -> None:
+        self.contexts: list[StandInContext] = []
+        self.encoded = 0
+
+    def encode(self, pixel_values):
+        self.encoded += 1
+        return np.zeros((1, 16, 64), np.float32)
+
+    def new_context(self, capacity):
+        self.contexts.append(StandInContext(capacity))
+        return self.contexts[-1]
+
+
+@pytest.fixture
+def pipeline() -> StandInPipeline:
+    return StandInPipeline()
+
+
+@pytest.fixture
+def stand_in(tiny_bundle, pipeline) -> Model:
+    bundle = open_bundle(tiny_bundle)
+    prompt = dataclasses.replace(bundle.manifest.prompt, template="w7 {prompt}", turn="w8 {prompt}")
+    manifest = dataclasses.replace(bundle.manifest, prompt=prompt)
+    return Model(dataclasses.replace(bundle, manifest=manifest), pipeline, context_length=64, load_ms=1.0)
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def ids_of(context, start: list[int], limit: int) -> list[int]:
+    tokens = generate(context, context.feed(start), Sampler(Sampling()), EOS, limit)
+    return [token for token, _ in tokens]
+
+
+def test_generation_stops_after_the_end_token():
+    assert ids_of(StandInContext(100), [0], 10) == [1, 2]
+
+
+def test_generation_stops_at_the_limit_without_running_the_model_once_more():
+    context = StandInContext(100)
+    assert ids_of(context, [10], 3) == [11, 12, 13]
+    assert context.seen == [10, 11, 12]
+
+
+def test_generation_stops_when_the_context_is_full():
+    assert ids_of(StandInContext(3), [10], 100) == [11, 12, 13]
+
+
+# --- one answer -----------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_says_what_it_used(stand_in, photo):
+    answer = stand_in.ask(photo, "w10", max_tokens=4)
+    assert answer.text == "w11 w12 w13 w14"
+    assert answer.finish_reason == "length"
+    assert vars(answer.usage) == {"image_tokens": 16, "prompt_tokens": 3, "completion_tokens": 4}
+    # w10 -> expert 2, w11 -> 3, w12 -> 0, w13 -> 1; once per generated token and layer.
+    assert answer.routing.counts == ((1, 1, 1, 1), (1, 1, 1, 1))
+    assert answer.routing.experts == stand_in.manifest.experts
+    assert sum(answer.routing.share().values()) == pytest.approx(1)
+
+
+def test_the_end_token_is_not_part_of_the_text(stand_in, photo):
+    answer = stand_in.ask(photo, "<pad>")
+    assert (answer.text, answer.finish_reason, answer.token_ids) == ("", "stop", (1, 2))
+
+
+def test_timings_add_up(model, photo):
+    answer = model.ask(photo, "w10 w11", max_tokens=3)
+    t = answer.timings
+    assert min(t.preprocess_ms, t.vision_ms, t.prefill_ms, t.decode_ms) > 0
+    assert t.total_ms == t.preprocess_ms + t.vision_ms + t.prefill_ms + t.decode_ms
+    assert answer.tokens_per_second > 0
+    assert answer.to_dict()["timings"]["total_ms"] == t.total_ms
+
+
+def test_streaming_gives_the_same_text_and_the_same_answer(model, photo):
+    whole = model.ask(photo, "w20 w30", max_tokens=8)
+    stream = model.ask(photo, "w20 w30", max_tokens=8, stream=True)
+    assert "".join(stream) == whole.text
+    assert stream.answer.token_ids == whole.token_ids
+    assert stream.answer.routing == whole.routing
+    assert stream.answer.finish_reason == whole.finish_reason
+
+
+def test_a_stream_that_is_closed_is_interrupted(stand_in, photo):
+    stream = stand_in.ask(photo, "w10", stream=True)
+    assert next(stream) == "w11"
+    stream.close()
+    assert stream.answer.finish_reason == "interrupted"
+    assert stream.answer.text == "w11"
+    assert list(stream) == []
+
+
+def test_caption_uses_the_models_own_prompt(model, photo):
+    captioned = model.caption(photo, max_tokens=3)
+    asked = model.ask(photo, "Describe this image.", max_tokens=3)
+    assert captioned.token_ids == asked.token_ids
+    assert "".join(model.caption(photo, max_tokens=3, stream=True)) == captioned.text
+
+
+def test_sampling_is_repeatable_and_threads_do_not_change_the_text(tiny_bundle, model, photo):
+    options = {"temperature": 1.0, "seed": 3, "max_tokens": 8}
+    assert model.ask(photo, "w9", **options).token_ids == model.ask(photo, "w9", **options).token_ids
+    one = load(tiny_bundle, threads=1)
+    assert one.ask(photo, "w9", max_tokens=8).token_ids == model.ask(photo, "w9", max_tokens=8).token_ids
+
+
+def test_generated_ids_of_the_numeric_layer_are_those_of_ask(model, photo):
+    encoded = model.encode(photo)
+    prompt = model.encode_first_turn("w20")
+    context = model.new_context(len(prompt.ids), encoded.features, room=6)
+    assert context.capacity == 16 + len(prompt.ids) + 6
+    from embernet.runtime.image import load_image, preprocess
+
+    pixels = preprocess(load_image(photo).rgb, model.manifest.image)
+    ids = model.generate_ids(prompt.ids, pixels, max_new_tokens=6)
+    assert ids == list(model.ask(encoded, "w20", max_tokens=6).token_ids)
+
+
+def test_unknown_words_are_warned_about(stand_in, photo):
+    assert stand_in.ask(photo, "zebra w10").warnings == ("tiny does not know 'zebra'",)
+    assert stand_in.ask(photo, "w10").warnings == ()
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_remembered_by_content_never_by_path(stand_in, pipeline, tmp_path, photo):
+    from PIL import Image
+
+    path = tmp_path / "camera.png"
+    Image.fromarray(photo).save(path)
+    stand_in.encode(path)
+    stand_in.encode(photo)
+    assert pipeline.encoded == 1
+    Image.fromarray(255 - photo).save(path)
+    stand_in.encode(path)
+    assert pipeline.encoded == 2
+
+
+def test_only_the_latest_images_are_remembered(stand_in, pipeline):
+    for value in range(10):
+        stand_in.encode(np.full((4, 4), value * 20, np.uint8))
+    stand_in.encode(np.full((4, 4), 180, np.uint8))
+    assert pipeline.encoded == 10
+    stand_in.encode(np.full((4, 4), 0, np.uint8))
+    assert pipeline.encoded == 11
+
+
+def test_an_encoded_image_is_accepted_everywhere(stand_in, pipeline, photo):
+    encoded = stand_in.encode(photo)
+    assert (encoded.width, encoded.height, encoded.sha256) == (100, 80, None)
+    stand_in.ask(encoded, "w10", max_tokens=1)
+    stand_in.chat(encoded).ask("w10", max_tokens=1)
+    assert stand_in.encode(encoded) is encoded
+    assert pipeline.encoded == 1
+
+
+# --- chat -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_stays_in_the_context(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    assert chat.ask("w10", max_tokens=2).text == "w11 w12"
+    assert chat.ask("w20", max_tokens=2).text == "w21 w22"
+    (context,) = pipeline.contexts
+    # bos, first template, answer (its last token fed late), second template
+    assert context.seen == [1, 7, 10, 11, 12, 8, 20, 21]
+    assert context.images == 1
+
+
+def test_without_history_every_question_is_the_first(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo, history=False)
+    chat.ask("w10", max_tokens=2)
+    chat.ask("w20", max_tokens=2)
+    assert [context.seen for context in pipeline.contexts] == [[1, 7, 10, 11], [1, 7, 20, 21]]
+
+
+def test_the_oldest_turns_are_forgotten_when_the_context_is_full(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    for turn in range(6):
+        chat.ask(f"w{20 * turn + 10} w10 w10 w10 w{20 * turn + 11}", max_tokens=8)
+    assert len(pipeline.contexts) > 1
+    assert len(chat.turns) < 6
+    last = pipeline.contexts[-1].seen
+    assert last[:2] == [1, 7]  # what is left begins with a first turn
+    assert 111 in last
+    assert 10 + 20 * 0 not in last[:3]
+    assert chat.turns[-1].question.startswith("w110")
+
+
+def test_an_interrupted_answer_counts_as_far_as_it_came(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    stream = chat.ask("w10", stream=True)
+    next(stream)
+    chat.ask("w20", max_tokens=1)
+    assert pipeline.contexts[-1].seen == [1, 7, 10, 11, 8, 20]
+
+
+def test_a_question_that_was_never_run_is_forgotten(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    chat.ask("w10", stream=True)
+    chat.ask("w20", max_tokens=1)
+    assert pipeline.contexts[-1].seen == [1, 7, 20]
+
+
+def test_clear_and_load_begin_anew(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    chat.ask("w10", max_tokens=1)
+    chat.clear()
+    assert chat.turns == []
+    chat.ask("w20", max_tokens=1)
+    assert pipeline.contexts[-1].seen == [1, 7, 20]
+    chat.load(255 - photo)
+    assert chat.turns == []
+    assert pipeline.encoded == 2
+
+
+def test_a_real_conversation_equals_its_whole_text_at_once(
+    exact_bundle, tiny_tokenizer, tiny_checkpoint, tmp_path, photo
+):
+    from embernet.export.bundle import ExportOptions, export_bundle
+
+    options = ExportOptions(vision="float32", embedding="float32", tokenizer=str(tiny_tokenizer))
+    export_bundle(tiny_checkpoint, tmp_path / "x.ember", options)
+    model = load(tmp_path / "x.ember")
+    chat = model.chat(photo)
+    first, second = (chat.ask(question, max_tokens=5) for question in ("w20 w21", "w30"))
+    ids = [*model.encode_first_turn("w20 w21").ids, *first.token_ids]
+    ids += model.codec.encode(model.manifest.prompt.turn.replace("{prompt}", "w30")).ids
+    from embernet.runtime.image import load_image, preprocess
+
+    pixels = preprocess(load_image(photo).rgb, model.manifest.image)
+    assert model.generate_ids(ids, pixels, max_new_tokens=5) == list(second.token_ids)
+
+
+# --- what cannot be done --------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_is_too_long(stand_in, photo):
+    with pytest.raises(InputError, match="does not fit the context .found 102 text and 16 image tokens"):
+        stand_in.ask(photo, "w10 " * 100)
+    with pytest.raises(InputError, match="does not fit the context"):
+        stand_in.chat(photo).ask("w10 " * 100)
+
+
+def test_an_answer_ends_where_the_context_ends(stand_in, photo):
+    answer = stand_in.ask(photo, "w10 " * 40)
+    assert answer.finish_reason == "length"
+    assert answer.usage.completion_tokens == 64 - 16 - 42 + 1
+
+
+def test_token_ids_outside_the_vocabulary(model):
+    with pytest.raises(InputError, match="must be from 0 to 299"):
+        model.forward([1, 300])
+    with pytest.raises(InputError, match="must be from 0 to 299"):
+        model.forward([-1])
+    with pytest.raises(InputError, match="does not fit the context"):
+        model.forward([])
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 2.0}])
+def test_impossible_options(model, photo, options):
+    with pytest.raises(InputError):
+        model.ask(photo, "w10", **options)
+
+
+def test_impossible_contexts(tiny_bundle):
+    for context in (0, 257):
+        with pytest.raises(InputError, match="context must be from 1 to 256"):
+            load(tiny_bundle, context=context)
+    assert load(tiny_bundle, context=40).context_length == 40
+
+
+def test_a_task_the_model_has_not_learnt(stand_in):
+    with pytest.raises(InputError, match="has not learnt 'sing'"):
+        stand_in.prompt("sing")
+
+
+def test_a_bundle_without_tokenizer_runs_ids_but_says_why_it_cannot_talk(exact_bundle, photo, io):
+    model = load(exact_bundle)
+    assert model.generate_ids(io["input_ids"][0].tolist(), io["pixel_values"], 2) == io["greedy_ids"][:2].tolist()
+    with pytest.raises(BundleError, match="holds no tokenizer") as caught:
+        model.ask(photo, "hello")
+    assert "--tokenizer" in caught.value.hint
+
+
+def test_a_character_of_several_tokens_is_never_cut(tmp_path):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    text = "a \N{SNOWMAN}!"
+    alphabet = {chr(c): i for i, c in enumerate(range(33, 400))} | {"Ġ": 500}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet | {"\u0120": 500}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    codec = TextCodec(tmp_path / "tokenizer.json", 1000)
+    ids = codec.encode(text).ids
+    assert len(ids) > len(text)
+    stream = codec.stream()
+    pieces = [stream.feed(token) for token in ids]
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+    assert "" in pieces
