@@ -1,0 +1,36 @@
+# Every target sets itself up in a virtual environment in .venv; PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint full-size clean
+
+demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
+	$(BIN)/embernet caption examples/*.png
+	$(BIN)/embernet ask examples/scene.png "what color is the circle?" -v
+
+test: $(VENV)/installed-dev lint  ## Everything that must pass.
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/types && $(PIP) install -q --no-deps --no-build-isolation --target build/types .
+	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p embernet
+
+full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
+	$(BIN)/python -m pytest -m full_size -s
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c tests/constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

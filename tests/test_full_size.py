@@ -1,0 +1,68 @@
+"""The full-size model with random weights: `make full-size`. Prints what docs/numerics.md and the README state."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.full_size
+
+ROOT = Path(__file__).parent.parent
+GB = 10**9
+
+EXPORT = """
+import json, sys, time
+from pathlib import Path
+from embernet.checkpoints import open_checkpoint
+from embernet.device.memory import memory_use
+from embernet.export.bundle import ExportOptions, export_bundle
+anonymous = []
+def watch(count):
+    if count > 10**6:
+        anonymous.append(memory_use().anonymous_bytes)
+checkpoint = open_checkpoint(sys.argv[1])
+started = time.perf_counter()
+report = export_bundle(checkpoint, Path(sys.argv[2]), ExportOptions(), watch)
+print(json.dumps({"seconds": time.perf_counter() - started, "peak_anonymous_bytes": max(anonymous)} | report.to_dict()))
+"""
+
+ANSWER = """
+import json, sys, time
+import numpy as np
+from embernet.device.memory import memory_use
+from embernet.runtime import load
+model = load(sys.argv[1])
+pixels = np.random.default_rng(0).uniform(-1, 1, (1, 3, 224, 224)).astype(np.float32)
+started = time.perf_counter()
+ids = model.generate_ids(list(range(1, 21)), pixels, max_new_tokens=4)
+use = memory_use()
+print(json.dumps({"load_ms": model.load_ms, "answer_seconds": time.perf_counter() - started, "ids": ids} | vars(use)))
+"""
+
+
+def run(code: str, *arguments: Path) -> dict:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE)
+    values = json.loads(result.stdout.splitlines()[-1])
+    print(json.dumps(values, indent=2))
+    return values
+
+
+def test_full_size_from_checkpoint_to_answer(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "embernet", "init", "embernet", "-o", tmp_path / "full", "--json"]
+    output = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE).stdout
+    assert json.loads(output)["parameters"]["total"] == 840_804_992
+
+    report = run(EXPORT, tmp_path / "full", tmp_path / "full.ember")
+    assert report["bytes"]["total"] <= 310e6
+    assert report["peak_anonymous_bytes"] < 2 * GB
+    assert report["bits_per_ternary_weight"] == 2.0
+    assert report["parameters"]["ternary"] == 713_097_216
+
+    answer = run(ANSWER, tmp_path / "full.ember")
+    assert len(answer["ids"]) == 4
+    assert answer["peak_resident_bytes"] < 6 * GB
