@@ -47,7 +47,7 @@ def run(code: str, *arguments: Path) -> dict:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     result = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE)
     values = json.loads(result.stdout.splitlines()[-1])
-    print(json.dumps(values, indent=2))
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
     return values
 
 

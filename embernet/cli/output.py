@@ -1,0 +1,71 @@
+"""What commands print: answers and JSON on stdout; notes and progress on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+def print_json(schema: str, values: dict[str, Any], pretty: bool = True) -> None:
+    """Print one JSON object on stdout, its schema first. NaN and infinity are refused: they are not JSON."""
+    text = json.dumps({"schema": schema} | values, indent=2 if pretty else None, ensure_ascii=False, allow_nan=False)
+    typer.echo(text)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """Say something on stderr that is not the answer."""
+    if not quiet:
+        typer.echo(f"embernet: {text}", err=True)
+
+
+def print_rows(rows: list[tuple[str, str]], indent: int = 0) -> None:
+    """Print aligned `label  value` lines on stdout."""
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        typer.echo(f"{'':{indent}}{label:<{width}}  {value}")
+
+
+def format_bytes(count: float) -> str:
+    """1234567 -> '1.23 MB' (decimal units, as file managers show)."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+@contextmanager
+def spinner(label: str, quiet: bool = False) -> Iterator[None]:
+    """Show on stderr, where that is a terminal, that something is going on."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label):
+        yield
+
+
+@contextmanager
+def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr where that is a terminal; yields a function that takes the amount done."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _amount: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda amount: bar.advance(task, amount)
