@@ -1,0 +1,95 @@
+"""What is installed, and what the light core imports."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, ROOT]
+    subprocess.run(command, check=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder that holds the installed wheel, like site-packages."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", folder, wheel]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def run(code: str, path: Path) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=path.parent, env={"PYTHONPATH": str(path)})
+
+
+def test_one_wheel_for_every_python(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_nothing_but_embernet_lands_at_the_top(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"embernet"}
+    for expected in (
+        "export/bundle.py",
+        "runtime/bundle.py",
+        "device/memory.py",
+        "models/embernet/model.py",
+        "py.typed",
+    ):
+        assert f"embernet/{expected}" in names
+    assert not any("tests" in name for name in names)
+
+
+def test_the_installed_package_is_whole(installed):
+    run(
+        "import embernet, embernet.runtime, embernet.export.bundle, embernet.device.memory, embernet.cli.app\n"
+        f"assert embernet.__file__.startswith({str(installed)!r})\n"
+        f"assert embernet.export.bundle.__file__.startswith({str(installed)!r})\n"
+        "assert len(embernet.__path__) == 1",
+        installed,
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import embernet",
+        "from embernet.runtime import load; load('{bundle}').ask('{photo}', 'w9', max_tokens=2)",
+        "from embernet.runtime import Answer, Chat, EncodedImage, Model",
+        "import embernet.cli.app, embernet.cli.export, embernet.device.memory",
+    ],
+)
+def test_the_light_core_needs_no_training_stack(installed, tiny_bundle, tmp_path, statement):
+    from PIL import Image
+
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (8, 8)).save(photo)
+    run(
+        "import sys\n"
+        f"for name in {HEAVY}: sys.modules[name] = None\n"  # importing one raises ImportError
+        + statement.format(bundle=tiny_bundle, photo=photo),
+        installed,
+    )
+
+
+def test_import_embernet_is_light(installed):
+    code = "import sys, embernet\nassert not {'numpy', 'onnxruntime', 'PIL', 'typer'} & set(sys.modules)"
+    run(code, installed)
+
+
+def test_a_checkout_runs_without_being_installed():
+    code = (
+        "import embernet.runtime.bundle as b, embernet.export.weights\nassert b.__file__.endswith('runtime/bundle.py')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
