@@ -1,0 +1,1 @@
+"""Training data: what a model is shown and asked."""
