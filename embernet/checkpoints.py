@@ -145,8 +145,7 @@ def save_checkpoint(
     InputError if the folder exists and holds something.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already", hint="choose another folder or remove it")
+    require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.part{os.getpid()}")
     part.mkdir()
@@ -159,6 +158,12 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def require_new(folder: Path) -> None:
+    """InputError if `folder` exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already", hint="choose another folder or remove it")
 
 
 def _write_text(path: Path, text: str) -> None:

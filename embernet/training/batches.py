@@ -1,0 +1,89 @@
+"""Conversations to padded token ids.
+
+A row of a batch is one image with several conversations about it, packed one after another behind the image, so that
+the image is read once. A conversation sees the image and itself only, and its positions count as if it stood alone:
+each is computed exactly as at inference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from embernet.models.embernet.config import EmberNetConfig
+from embernet.models.embernet.model import IGNORED_LABEL
+
+Turn: TypeAlias = tuple[str, str]  # prompt, answer
+Conversation: TypeAlias = Sequence[Turn]
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """All (B, T) int64. B images, T text positions.
+
+    targets: the token that follows a position, IGNORED_LABEL where it is not to be learnt (prompts, padding).
+    conversations: 1, 2, ... within a row, 0 = padding. positions: from 0 in every conversation.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    conversations: Tensor
+    positions: Tensor
+
+
+class ConversationEncoder:
+    """Encodes texts with a model's templates, as the runtime does."""
+
+    def __init__(self, tokenizer: Tokenizer, config: EmberNetConfig) -> None:
+        self.config = config
+        # The same few thousand texts come again and again.
+        self._encode = lru_cache(maxsize=100_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def prompt(self, text: str, first: bool = True) -> list[int]:
+        """Token ids of one prompt: the first of a conversation, or a later one."""
+        if first:
+            return [self.config.bos_token_id, *self._encode(self.config.prompt_template.replace("{prompt}", text))]
+        return [*self._encode(self.config.turn_template.replace("{prompt}", text))]
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an answer and its end."""
+        return [*self._encode(text), self.config.eos_token_id]
+
+    def conversation(self, turns: Conversation) -> tuple[list[int], list[int]]:
+        """Token ids of a conversation, and what is to be predicted at each: the answers and their ends."""
+        ids: list[int] = []
+        targets: list[int] = []
+        for prompt, answer in turns:
+            prompt_ids = self.prompt(prompt, first=not ids)
+            answer_ids = self.answer(answer)
+            ids += prompt_ids + answer_ids
+            # A position predicts the next one, so the answer is learnt from the prompt's last position onwards.
+            targets += [IGNORED_LABEL] * (len(prompt_ids) - 1) + answer_ids + [IGNORED_LABEL]
+        return ids[:-1], targets[:-1]
+
+    def pack(self, rows: Sequence[Sequence[Conversation]]) -> PackedText:
+        """One row per image: its conversations one after another, padded to the longest row."""
+        packed: list[list[Tensor]] = []
+        for row in rows:
+            input_ids: list[int] = []
+            targets: list[int] = []
+            conversations: list[int] = []
+            positions: list[int] = []
+            for number, turns in enumerate(row, start=1):
+                ids, ids_targets = self.conversation(turns)
+                input_ids += ids
+                targets += ids_targets
+                conversations += [number] * len(ids)
+                positions += range(len(ids))
+            packed.append([torch.tensor(column) for column in (input_ids, targets, conversations, positions)])
+        padding = (self.config.pad_token_id, IGNORED_LABEL, 0, 0)
+        return PackedText(
+            *(
+                torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True, padding_value=value)
+                for column, value in zip(zip(*packed, strict=True), padding, strict=True)
+            )
+        )

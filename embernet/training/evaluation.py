@@ -1,0 +1,114 @@
+"""Exact match of greedy answers, kind by kind, beside what a blind guess would score."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from embernet.data.synth import DESCRIBE
+from embernet.models.embernet.decoder import KVCache
+from embernet.models.embernet.model import EmberNet
+from embernet.training.batches import ConversationEncoder
+from embernet.training.pool import Pool, Text
+
+
+@dataclass(frozen=True)
+class Score:
+    """Out of `count` answers, how many were right, and how many of the best guesses without seeing the image."""
+
+    correct: int
+    guessed: int
+    count: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+    @property
+    def prior(self) -> float:
+        return self.guessed / self.count
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready."""
+        return {"accuracy": self.accuracy, "accuracy_without_image": self.prior, "count": self.count}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt about image number `image`."""
+
+    image: int
+    kind: str
+    prompt: str
+    answer: str
+
+
+def items_of(texts: Iterable[Text]) -> list[Item]:
+    """The caption of every drawing, of the drawing's kind, and its questions, of kind "scene: color" and the like."""
+    items = []
+    for image, text in enumerate(texts):
+        items.append(Item(image, text.kind, DESCRIBE[0], text.caption))
+        items += [Item(image, f"{text.kind}: {q.kind}", q.prompt, q.answer) for q in text.questions]
+    return items
+
+
+def best_guesses(texts: Iterable[Text]) -> dict[str, str]:
+    """The most common answer to every prompt."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in items_of(texts):
+        answers[item.prompt][item.answer] += 1
+    return {prompt: counter.most_common(1)[0][0] for prompt, counter in answers.items()}
+
+
+def evaluate(
+    model: EmberNet, encoder: ConversationEncoder, pool: Pool, guesses: Mapping[str, str], batch_size: int = 100
+) -> dict[str, Score]:
+    """Ask everything about every drawing, each question as the first of a conversation."""
+    images = torch.cat(
+        [
+            _encode(model, pool.pixel_values(range(start, min(start + batch_size, len(pool)))))
+            for start in range(0, len(pool), batch_size)
+        ]
+    )
+    # Prompts of one length share a batch, so that nothing is padded and each row is computed as if it were alone.
+    by_length: dict[int, list[tuple[Item, list[int]]]] = defaultdict(list)
+    for item in items_of(pool.texts):
+        ids = encoder.prompt(item.prompt)
+        by_length[len(ids)].append((item, ids))
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for group in by_length.values():
+        for start in range(0, len(group), batch_size):
+            batch = group[start : start + batch_size]
+            prompts = torch.tensor([ids for _, ids in batch])
+            answers = generate_batch(model, images[[item.image for item, _ in batch]], prompts)
+            for (item, _), answer in zip(batch, answers, strict=True):
+                count = counts[item.kind]
+                count[0] += answer == encoder.answer(item.answer)
+                count[1] += guesses.get(item.prompt) == item.answer
+                count[2] += 1
+    return {kind: Score(*count) for kind, count in sorted(counts.items())}
+
+
+@torch.no_grad()
+def generate_batch(model: EmberNet, image_tokens: Tensor, input_ids: Tensor) -> list[list[int]]:
+    """Greedy answers to prompts of one length: image_tokens (B, I, H), input_ids (B, T) -> ids with the end token."""
+    config, cache = model.config, KVCache()
+    logits, _, _ = model.decoder(model.merge(input_ids, image_tokens), cache=cache)
+    columns: list[Tensor] = []
+    ended = torch.zeros(len(input_ids), dtype=torch.bool)
+    while len(columns) < config.max_new_tokens and not ended.all():
+        columns.append(logits[:, -1].argmax(dim=-1))
+        ended |= columns[-1] == config.eos_token_id
+        logits, _, _ = model.decoder(model.decoder.embed_tokens(columns[-1][:, None]), cache=cache)
+    return [_until(ids, config.eos_token_id) for ids in torch.stack(columns, dim=1).tolist()]
+
+
+@torch.no_grad()
+def _encode(model: EmberNet, pixel_values: Tensor) -> Tensor:
+    return model.encode_image(pixel_values)
+
+
+def _until(ids: Sequence[int], end: int) -> list[int]:
+    return [*ids[: ids.index(end) + 1]] if end in ids else [*ids]

@@ -1,0 +1,282 @@
+"""The recipe of `spark`, the small model that comes with the package: from nothing, on drawings, on a CPU.
+
+Three phases:
+    see      tower and compressor learn what is on every patch of a drawing (`patches`)
+    gather   pooler and projector join; their queries start aligned with the image's cells (`_align_queries`)
+    speak    the decoder joins; drawings are described and asked about
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embernet.checkpoints import require_new, save_checkpoint
+from embernet.data.synth import DESCRIBE, corpus
+from embernet.data.tokenizer import build_tokenizer
+from embernet.families import get_family
+from embernet.initial import initial_tensors
+from embernet.models.embernet.config import EmberNetConfig
+from embernet.models.embernet.model import EmberNet, router_balance_loss
+from embernet.models.embernet.vision import VisionEncoder
+from embernet.training.batches import Conversation, ConversationEncoder, Turn
+from embernet.training.evaluation import Score, best_guesses, evaluate
+from embernet.training.forward import packed_forward
+from embernet.training.fused import fuse_bitlinears
+from embernet.training.loop import Phase, Progress, Report, ignore_progress, run_phase
+from embernet.training.muon import Muon
+from embernet.training.parallel import run_parallel
+from embernet.training.patches import PatchHead
+from embernet.training.pool import Text, open_pool, render_pool
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of Muon and AdamW; those of the vision encoder are multiplied with `vision`."""
+
+    muon: float
+    adamw: float
+    vision: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast. Batch sizes are drawings per process."""
+
+    drawings: int = 120_000
+    see: Phase = field(default=Phase("see", steps=3400, warmup_steps=80))
+    see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
+    gather: Phase = field(default=Phase("gather", steps=1000, warmup_steps=80))
+    gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
+    vision_batch: int = 48
+    speak: Phase = field(default=Phase("speak", steps=2400, warmup_steps=80, clip_norm=2.0))
+    speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
+    speak_batch: int = 32
+    speak_patch_weight: float = 0.3
+    # Text tokens per drawing: its questions are packed until they are used up.
+    text_tokens: int = 56
+    # How often a turn continues a conversation, so that chats are learnt too.
+    continued: float = 0.2
+    validation_drawings: int = 500
+
+
+def train_spark(
+    output: str | os.PathLike[str],
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    processes: int = 2,
+    report: Report = ignore_progress,
+) -> dict[str, Score]:
+    """Train spark, write its checkpoint to `output`, and return its scores on validation drawings.
+
+    The result depends on the seed and the number of processes, not on the speed of the machine. Two processes on two
+    cores need about 90 minutes and 6 GB.
+    """
+    recipe = recipe or Recipe()
+    require_new(Path(output))
+    tokenizer = build_tokenizer(corpus())
+    config = EmberNetConfig.preset("spark")
+
+    def rendered(done: int) -> None:
+        report(Progress("draw", done, recipe.drawings, {}))
+
+    with tempfile.TemporaryDirectory(prefix="embernet-") as temporary:
+        folder = Path(temporary)
+        pool = render_pool(folder, "train", recipe.drawings, config, seed, None, processes, rendered)
+        model = run_parallel(
+            _train, processes, config, tokenizer.to_str(), folder, pool.texts, recipe, seed, report=report
+        )
+        guesses = best_guesses(pool.texts)
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    save_checkpoint(output, config, shapes, tensors.items(), tokenizer.to_str())
+    return evaluate_drawings(model, tokenizer, "validation", recipe.validation_drawings, guesses)
+
+
+def evaluate_drawings(
+    model: EmberNet, tokenizer: Tokenizer, split: str, count: int, guesses: Mapping[str, str]
+) -> dict[str, Score]:
+    """Scores on `count` scenes and `count` numbers of a split that was not trained on."""
+    encoder = ConversationEncoder(tokenizer, model.config)
+    scores: dict[str, Score] = {}
+    for kind in ("scene", "number"):
+        with tempfile.TemporaryDirectory(prefix="embernet-") as folder:
+            pool = render_pool(Path(folder), split, count, model.config, kind=kind)
+            scores |= evaluate(model, encoder, pool, guesses)
+    return scores
+
+
+class _Trainee(nn.Module):
+    """The model with the heads that only training needs."""
+
+    def __init__(self, config: EmberNetConfig) -> None:
+        super().__init__()
+        self.model = EmberNet(config)
+        patches, cells = config.num_patches, config.num_image_tokens
+        self.tower_head = PatchHead(config.vision_hidden_size, patches, patches)
+        self.compressor_head = PatchHead(config.vision_hidden_size, cells, patches)
+        self.projector_head = PatchHead(config.hidden_size, cells, patches)
+
+    def see(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The compressor's tokens (B, N, C), and the losses of the heads up to there."""
+        encoder = self.model.vision_encoder
+        patches = encoder.encoder(pixel_values).last_hidden_state
+        tokens = encoder.compressor(patches)
+        losses = {"tower": self.tower_head(patches, labels), "compressor": self.compressor_head(tokens, labels)}
+        return tokens, losses
+
+    def gather(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The projector's tokens (B, I, H), and the losses of all heads."""
+        encoder = self.model.vision_encoder
+        tokens, losses = self.see(pixel_values, labels)
+        tokens = encoder.projector(encoder.pooler(tokens))
+        return tokens, losses | {"projector": self.projector_head(tokens, labels)}
+
+
+def _train(
+    config: EmberNetConfig,
+    tokenizer_json: str,
+    folder: Path,
+    texts: Sequence[Text],
+    recipe: Recipe,
+    seed: int,
+    report: Report = ignore_progress,
+) -> EmberNet:
+    """What each process does, on the drawings of `folder`."""
+    pool = open_pool(folder, texts)
+    encoder = ConversationEncoder(Tokenizer.from_str(tokenizer_json), config)
+    torch.manual_seed(seed)
+    trainee = _Trainee(config)
+    _initialize(trainee.model, seed)
+    fuse_bitlinears(trainee)
+
+    def sample(phase: int, step: int, count: int) -> tuple[np.random.Generator, NDArray[np.int64], Tensor, Tensor]:
+        """Random drawings of this process and step, their pixel values and patch labels."""
+        rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
+        indices = np.sort(rng.integers(len(pool), size=count))
+        return rng, indices, pool.pixel_values(indices), torch.from_numpy(pool.patch_labels[indices]).long()
+
+    def see(step: int) -> dict[str, Tensor]:
+        _, _, pixel_values, labels = sample(0, step, recipe.vision_batch)
+        return trainee.see(pixel_values, labels)[1]
+
+    def gather(step: int) -> dict[str, Tensor]:
+        _, _, pixel_values, labels = sample(1, step, recipe.vision_batch)
+        return trainee.gather(pixel_values, labels)[1]
+
+    def speak(step: int) -> dict[str, Tensor]:
+        rng, indices, pixel_values, labels = sample(2, step, recipe.speak_batch)
+        image_tokens, patch_losses = trainee.gather(pixel_values, labels)
+        drawn = [texts[i] for i in indices]
+        rows = [_conversations(text, encoder, recipe, rng) for text in drawn]
+        output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
+        experts = torch.tensor([config.expert_domains.index(text.domain) for text in drawn])
+        return {
+            "text": output.loss,
+            "balance": 0.01 * router_balance_loss(output.router_logits),
+            "experts": 0.1 * F.cross_entropy(output.router_logits[-1].clamp(-10, 10), experts[output.rows]),
+            **{name: recipe.speak_patch_weight * loss for name, loss in patch_losses.items()},
+        }
+
+    vision = "model.vision_encoder."
+    seeing = (vision + "encoder", vision + "compressor", "tower_head", "compressor_head")
+    run_phase(recipe.see, _optimizers(trainee, seeing, recipe.see_rates), see, report)
+    _align_queries(trainee.model.vision_encoder, pool.pixel_values(range(min(1024, len(pool)))))
+    gathering = (vision, "tower_head", "compressor_head", "projector_head")
+    run_phase(recipe.gather, _optimizers(trainee, gathering, recipe.gather_rates), gather, report)
+    run_phase(recipe.speak, _optimizers(trainee, ("",), recipe.speak_rates), speak, report)
+    return trainee.model.eval()
+
+
+def _initialize(model: EmberNet, seed: int) -> None:
+    tensors = {name: torch.from_numpy(a) for name, a in initial_tensors(get_family("embernet"), model.config, seed)}
+    # In a tower this narrow, a place must weigh as much as what is there.
+    positions = tensors["vision_encoder.encoder.embeddings.position_embedding.weight"]
+    positions /= positions.std()
+    model.load_state_dict(tensors)
+
+
+# Muon is for matrices that multiply; tables, routers and heads are none. Orthogonalising the many small matrices of
+# the experts costs more than it brings.
+_NOT_FOR_MUON = re.compile(r"position_embedding|queries|query_tokens|embed_tokens|router|\.experts\.|_head\.")
+
+
+def _optimizers(trainee: _Trainee, prefixes: tuple[str, ...], rates: Rates) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW over the parameters whose names start with one of `prefixes`."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in trainee.named_parameters():
+        if name.startswith(prefixes):
+            is_matrix = parameter.ndim >= 2 and not _NOT_FOR_MUON.search(name)
+            groups.setdefault((is_matrix, "vision_encoder" in name), []).append(parameter)
+
+    def with_rate(rate: float, for_muon: bool) -> list[dict[str, Any]]:
+        return [
+            {"params": parameters, "lr": rate * (rates.vision if is_vision else 1.0)}
+            for (is_matrix, is_vision), parameters in groups.items()
+            if is_matrix == for_muon
+        ]
+
+    return [
+        Muon(with_rate(rates.muon, for_muon=True), lr=rates.muon),
+        torch.optim.AdamW(with_rate(rates.adamw, for_muon=False), lr=rates.adamw, betas=(0.9, 0.98)),
+    ]
+
+
+@torch.no_grad()
+def _align_queries(vision: VisionEncoder, pixel_values: Tensor) -> None:
+    """Start query i of the pooler and of the projector as what tells cell i from the others.
+
+    That is the mean over images of the cell's token, less the mean over cells. With equal query and key weights a
+    query then finds its own cell from the first step; from random queries the two stages take very long to agree.
+    """
+
+    def places(tokens: Tensor) -> Tensor:
+        mean = tokens.mean(dim=0)
+        mean = mean - mean.mean(dim=0)
+        return mean / mean.square().mean(dim=1, keepdim=True).sqrt()
+
+    def tie(attention: nn.Module) -> None:
+        query, key, _ = attention.get_parameter("in_proj_weight").chunk(3)
+        key.copy_(query)
+
+    tokens = vision.compressor(vision.encoder(pixel_values).last_hidden_state)
+    vision.pooler.queries.copy_(places(tokens)[None])
+    tie(vision.pooler.attn)
+    tokens = vision.projector.vision_proj(vision.pooler(tokens))
+    vision.projector.query_tokens.copy_(places(tokens)[None])
+    for attention in vision.projector.cross_attn_layers:
+        tie(attention)
+
+
+def _conversations(
+    text: Text, encoder: ConversationEncoder, recipe: Recipe, rng: np.random.Generator
+) -> list[Conversation]:
+    """The caption and as many questions as there is room for, in any order; some turns continue a conversation."""
+    # Half of the captions are asked for in the words of `embernet caption`.
+    prompt = DESCRIBE[0] if rng.random() < 0.5 else str(rng.choice(DESCRIBE))
+    turns = [(prompt, text.caption)]
+    room = recipe.text_tokens - len(encoder.conversation(turns)[0])
+    for index in rng.permutation(len(text.questions)):
+        turn = (text.questions[index].prompt, text.questions[index].answer)
+        length = len(encoder.conversation([turn])[0])
+        if length <= room:
+            turns.append(turn)
+            room -= length
+    conversations: list[list[Turn]] = []
+    for index in rng.permutation(len(turns)):
+        if conversations and rng.random() < recipe.continued:
+            conversations[-1].append(turns[index])
+        else:
+            conversations.append([turns[index]])
+    return [*conversations]

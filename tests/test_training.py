@@ -1,0 +1,231 @@
+"""Drawings, the word tokenizer, packed conversations, the written-out gradient, and a training run in miniature."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers.decoders import DecodeStream
+
+from embernet.checkpoints import open_checkpoint
+from embernet.data.synth import DESCRIBE, SPLITS, Drawing, corpus, draw
+from embernet.data.tokenizer import BOS, EOS, IMAGE, PAD, SPECIAL_TOKENS, UNKNOWN, build_tokenizer
+from embernet.families import get_family
+from embernet.initial import initial_tensors
+from embernet.layers.bitlinear import BitLinear
+from embernet.models.embernet.config import EmberNetConfig
+from embernet.models.embernet.model import IGNORED_LABEL, EmberNet
+from embernet.quantization import WEIGHT_QUANTIZERS, get_quantizer
+from embernet.training.batches import ConversationEncoder
+from embernet.training.evaluation import generate_batch
+from embernet.training.forward import packed_forward
+from embernet.training.fused import FusedBitLinear, fuse_bitlinears
+from embernet.training.loop import Phase
+from embernet.training.muon import orthogonalize
+from embernet.training.patches import ATTRIBUTES, PatchHead, patch_labels
+from embernet.training.spark import Recipe, train_spark
+from tests.tolerances import FLOAT32
+
+TOKENIZER = build_tokenizer(corpus())
+CONFIG = EmberNetConfig.preset("spark")
+ENCODER = ConversationEncoder(TOKENIZER, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model() -> EmberNet:
+    model = EmberNet(dataclasses.replace(CONFIG, max_new_tokens=5)).eval()
+    tensors = initial_tensors(get_family("embernet"), CONFIG, 0)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors})
+    return model
+
+
+# --- drawings and words ---------------------------------------------------------------------------------------------
+
+
+def texts(drawing: Drawing) -> list[str]:
+    return [drawing.caption, *(text for question in drawing.questions for text in (question.prompt, question.answer))]
+
+
+def test_a_drawing_depends_on_its_arguments_alone() -> None:
+    first, second = draw("train", 5, seed=1), draw("train", 5, seed=1)
+    assert (texts(first), first.marks) == (texts(second), second.marks)
+    assert first.image.tobytes() == second.image.tobytes()
+    assert first.image.tobytes() != draw("train", 5, seed=2).image.tobytes()
+
+
+def test_splits_share_no_scene_and_no_three_digit_number() -> None:
+    captions = {split: {draw(split, i).caption for i in range(150)} for split in SPLITS}
+    captions = {split: {c for c in found if len(c) != len("the number 12")} for split, found in captions.items()}
+    captions = {split: {c for c in found if len(c) != len("the number 1")} for split, found in captions.items()}
+    assert all(not captions[a] & captions[b] for a in SPLITS for b in SPLITS if a != b)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_tokenizer_knows_every_prompt_and_answer(split: str) -> None:
+    unknown = SPECIAL_TOKENS.index(UNKNOWN)
+    for index in range(100):
+        for text in texts(draw(split, index)) + list(DESCRIBE):
+            ids = TOKENIZER.encode(text).ids
+            assert unknown not in ids
+            assert TOKENIZER.decode(ids) == text
+
+
+def test_the_preset_fits_the_tokenizer() -> None:
+    assert CONFIG.vocab_size == TOKENIZER.get_vocab_size()
+    ids = [CONFIG.pad_token_id, CONFIG.bos_token_id, CONFIG.eos_token_id, *CONFIG.image_token_ids]
+    assert [TOKENIZER.token_to_id(token) for token in (PAD, BOS, EOS, IMAGE)] == ids
+    prompts = [CONFIG.prompt_template.replace("{prompt}", prompt) for prompt in CONFIG.prompts.values()]
+    assert all(TOKENIZER.token_to_id(UNKNOWN) not in TOKENIZER.encode(prompt).ids for prompt in prompts)
+
+
+def test_spelling_case_and_space_do_not_matter() -> None:
+    assert TOKENIZER.encode(" What COLOUR\n is it?").ids == TOKENIZER.encode("what color is it?").ids
+
+
+def test_a_number_streams_as_it_is_written() -> None:
+    stream = DecodeStream(skip_special_tokens=True)
+    pieces = [stream.step(TOKENIZER, token) or "" for token in TOKENIZER.encode("the number 374").ids]
+    assert "".join(pieces) == "the number 374"
+
+
+# --- patches --------------------------------------------------------------------------------------------------------
+
+
+def test_every_mark_is_on_some_patch() -> None:
+    for index in range(60):
+        drawing = draw("train", index)
+        names, colors, sizes = patch_labels(drawing.marks, 8)
+        assert {ATTRIBUTES[0][i] for i in names} - {"nothing"} == {mark.name for mark in drawing.marks}
+        assert ((names > 0) == (colors > 0)).all()
+        assert ((names > 0) == (sizes > 0)).all()
+
+
+def test_a_patch_head_reads_a_token_for_the_patches_of_its_cell() -> None:
+    head = PatchHead(hidden_size=64, num_tokens=16, num_patches=64)
+    labels = torch.zeros(1, 3, 64, dtype=torch.long)
+    labels[0, 0, 8 * 3 + 5] = 4  # row 3, column 5: cell (1, 2), there row 1, column 1
+    tokens = torch.zeros(1, 16, 64)
+    tokens[0, 1 * 4 + 2, 0] = 1.0
+    classes = sum(head.sizes)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.bias.zero_()
+        base = head(tokens, labels)
+        head.linear.weight[(1 * 2 + 1) * classes + 4, 0] = 5.0
+        assert head(tokens, labels) < base
+        head.linear.weight[(1 * 2 + 1) * classes + 4, 0] = 0.0
+        head.linear.weight[(0 * 2 + 1) * classes + 4, 0] = 5.0
+        assert head(tokens, labels) > base
+
+
+# --- conversations --------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_encoded_as_the_runtime_feeds_it() -> None:
+    ids, targets = ENCODER.conversation([("what is this?", "a red star"), ("how many shapes are there?", "one")])
+    text = "<bos> what is this? answer: a red star <eos> how many shapes are there? answer: one"
+    assert ids == TOKENIZER.encode(text).ids
+    learnt = [ids[i + 1] if i + 1 < len(ids) else CONFIG.eos_token_id for i, t in enumerate(targets) if t >= 0]
+    assert [t for t in targets if t != IGNORED_LABEL] == learnt
+    assert TOKENIZER.decode(learnt, skip_special_tokens=False) == "a red star<eos> one<eos>"
+
+
+def test_packed_conversations_are_computed_as_if_alone(model: EmberNet) -> None:
+    conversations = [
+        [("what is this?", "a red star")],
+        [("where is the star?", "at the top"), ("what is this?", "a b")],
+    ]
+    image_tokens = torch.randn(1, CONFIG.num_image_tokens, CONFIG.hidden_size, generator=torch.manual_seed(0))
+    together = packed_forward(model, image_tokens, ENCODER.pack([conversations]))
+    alone = [packed_forward(model, image_tokens, ENCODER.pack([[c]])) for c in conversations]
+    counts = [sum(t >= 0 for t in ENCODER.conversation(c)[1]) for c in conversations]
+    expected = sum(output.loss * count for output, count in zip(alone, counts, strict=True)) / sum(counts)
+    assert together.loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    ids, targets = (torch.tensor([part]) for part in ENCODER.conversation(conversations[1]))
+    logits, _, _ = model.decoder(model.merge(ids, image_tokens))
+    loss = torch.nn.functional.cross_entropy(logits[0, CONFIG.num_image_tokens :], targets[0])
+    assert alone[1].loss.item() == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_padding_changes_nothing(model: EmberNet) -> None:
+    rows = [[[("what is this?", "a red star")]], [[("where is the star?", "at the top")], [("what is this?", "a b")]]]
+    image_tokens = torch.randn(2, CONFIG.num_image_tokens, CONFIG.hidden_size, generator=torch.manual_seed(0))
+    output = packed_forward(model, image_tokens, ENCODER.pack(rows))
+    single = packed_forward(model, image_tokens[:1], ENCODER.pack(rows[:1]))
+    torch.testing.assert_close(output.router_logits[:, output.rows == 0], single.router_logits, atol=1e-3, rtol=0)
+
+
+def test_batched_greedy_answers_are_those_of_generate(model: EmberNet) -> None:
+    prompts = torch.tensor([ENCODER.prompt("what is this?"), ENCODER.prompt("what do you see?")[:-1]])
+    pixels = torch.rand(2, 3, CONFIG.image_size, CONFIG.image_size, generator=torch.manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        answers = generate_batch(model, model.encode_image(pixels), prompts)
+    assert answers == [model.generate(prompts[i : i + 1], pixels[i : i + 1]) for i in range(2)]
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_fused_bitlinear_is_the_plain_one(quantizer: str, bits: int) -> None:
+    torch.manual_seed(0)
+    plain = BitLinear(48, 40, get_quantizer(quantizer, bits))
+    with torch.no_grad():
+        plain.norm.weight.add_(torch.randn(48) * 0.3)
+    fused = copy.deepcopy(plain)
+    fuse_bitlinears(fused)
+    assert isinstance(fused, FusedBitLinear)
+    x = torch.randn(3, 7, 48)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [layer(value) for layer, value in zip((plain, fused), inputs, strict=True)]
+    assert torch.equal(*outputs)
+    gradient = torch.randn(3, 7, 40)
+    for output in outputs:
+        output.backward(gradient)
+    pairs = [(inputs[0].grad, inputs[1].grad)]
+    pairs += [(a.grad, b.grad) for a, b in zip(plain.parameters(), fused.parameters(), strict=True)]
+    for expected, found in pairs:
+        assert expected is not None
+        assert found is not None
+        torch.testing.assert_close(found, expected, atol=FLOAT32 * float(expected.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 50), (3, 50, 20)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalize(matrices))
+    assert values.shape == (3, 20)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+# --- a training run in miniature ------------------------------------------------------------------------------------
+
+
+def small_run(folder: Path, seed: int, report: Callable[..., object]) -> dict[str, np.ndarray]:
+    recipe = Recipe(
+        drawings=64,
+        see=Phase("see", 3, 2),
+        gather=Phase("gather", 2, 2),
+        speak=Phase("speak", 2, 2),
+        vision_batch=8,
+        speak_batch=4,
+        validation_drawings=4,
+    )
+    scores = train_spark(folder, seed, recipe, processes=2, report=report)
+    assert {"scene", "number", "scene: count", "number: number"} <= set(scores)
+    assert scores["scene"].count == 4
+    return dict(open_checkpoint(folder).tensors)
+
+
+def test_training_is_repeatable_and_writes_a_checkpoint(tmp_path: Path) -> None:
+    phases: list[tuple[str, int, int]] = []
+    first = small_run(tmp_path / "a", 0, lambda p: phases.append((p.phase, p.done, p.total)))
+    assert phases[-1] == ("speak", 2, 2)
+    assert {name: array.shape for name, array in first.items()} == EmberNet.tensor_shapes(CONFIG)
+    second = small_run(tmp_path / "b", 0, lambda _: None)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
