@@ -1,5 +1,17 @@
-"""`python -m embernet` is the command `embernet`."""
+"""The command `embernet`, also as `python -m embernet`."""
 
-from embernet.cli.app import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line. Ctrl-C ends it cleanly from the first import on."""
+    try:
+        from embernet.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

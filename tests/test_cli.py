@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embernet import __main__
 from embernet.cli import app
 from tests.conftest import TINY
 
@@ -76,7 +77,9 @@ def test_caption_prints_the_answer_and_nothing_else_on_stdout(cli, tiny_bundle, 
 
 def test_an_image_alone_is_a_caption(cli, tiny_bundle, photo, monkeypatch):
     monkeypatch.setenv("EMBERNET_MODEL", str(tiny_bundle))
-    assert cli(photo, "-n", 3, "-q")[:2] == cli("caption", photo, "-n", 3, "-q")[:2]
+    expected = cli("caption", photo, "-n", 3, "-q")
+    assert cli(photo, "-n", 3, "-q") == expected
+    assert cli("-n", 3, "-q", photo) == expected
 
 
 def test_options_come_from_the_environment_too(cli, tiny_bundle, photo, monkeypatch):
@@ -126,11 +129,21 @@ def test_a_bad_image_does_not_stop_the_others(cli, tiny_bundle, photo, tmp_path)
     assert len(out.splitlines()) == 1
     assert "bad.png: not an image (the file is empty)" in err
     assert "1 of 2 images could not be captioned" in err
-    code, out, _ = cli("caption", tmp_path / "bad.png", photo, "-m", tiny_bundle, "--json")
+    code, out, err = cli("caption", tmp_path / "bad.png", photo, "-m", tiny_bundle, "--json", "-q")
     assert code == 3
     assert json.loads(out)["failed"] == 1
+    assert [json.loads(line)["code"] for line in err.splitlines()] == [3, 3]
     code, out, _ = cli("caption", tmp_path / "bad.png", photo, "-m", tiny_bundle, "--fail-fast")
     assert (code, out) == (3, "")
+
+
+def test_a_folder_gives_its_image_files_and_always_the_same_form(cli, tiny_bundle, photo, tmp_path):
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "folder.png").mkdir()
+    code, out, _ = cli("caption", tmp_path, "-m", tiny_bundle, "-n", 2, "--json")
+    assert code == 0
+    assert json.loads(out)["schema"] == "embernet.captions/1"
+    assert [result["input"]["path"] for result in json.loads(out)["results"]] == [str(photo)]
 
 
 def test_images_from_stdin(cli, tiny_bundle, photo):
@@ -250,6 +263,8 @@ def test_init_writes_a_checkpoint_that_exports(cli, tmp_path):
         (["caption", "nothing.png", "-m", "{bundle}"], 3, "nothing.png: no such file"),
         (["caption", "https://example.com/cat.jpg"], 3, "https://example.com/cat.jpg: images are not fetched"),
         (["caption", "*.nope", "-m", "{bundle}"], 3, "*.nope: matches no file"),
+        (["caption", "", "-m", "{bundle}"], 3, "the name of an image is empty"),
+        (["caption", "two\nlines.png", "-m", "{bundle}"], 3, "two\\nlines.png: no such file"),
         (["ask", "{photo}", "hi", "-m", "sprak"], 4, "sprak: no bundle of this name"),
         (["ask", "{photo}", "hi", "-m", "{photo}"], 4, "{photo}: not a bundle"),
         (["ask", "{photo}", "w9 " * 400, "-m", "{bundle}"], 3, "the question does not fit the context"),
@@ -305,6 +320,32 @@ def test_wrong_usage_ends_with_2(cli, arguments):
     code, out, err = cli(*arguments)
     assert (code, out) == (2, "")
     assert "Usage: embernet" in err
+
+
+@pytest.mark.parametrize("arguments", [["caption", "--json", "--tpyo"], ["caption", "x.png", "--json", "--jsonl"]])
+def test_wrong_usage_is_json_where_json_was_asked_for(cli, arguments):
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert json.loads(err)["code"] == 2
+
+
+@pytest.mark.parametrize(("value", "is_json"), [("0", False), ("false", False), ("1", True)])
+def test_a_switch_in_the_environment_has_a_value(cli, monkeypatch, value, is_json):
+    monkeypatch.setenv("EMBERNET_JSON", value)
+    monkeypatch.setenv("EMBERNET_DEBUG", "0")
+    code, _, err = cli("verify", "nothing.ember")
+    assert code == 4
+    assert err.startswith("{") == is_json
+
+
+def test_too_little_memory_ends_with_5(cli, tiny_bundle, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("embernet.runtime.bundle.open_bundle", fail)
+    code, _, err = cli("verify", tiny_bundle)
+    assert code == 5
+    one_sentence(err, "there is not enough memory")
 
 
 def test_a_missing_extra_says_how_to_install_it(cli, tmp_path, monkeypatch):
@@ -413,3 +454,20 @@ def test_a_closed_pipe_ends_quietly(tiny_bundle, photo):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == -signal.SIGPIPE
+
+
+def test_closed_streams_are_no_error(tiny_bundle, photo):
+    command = f"{sys.executable} -m embernet caption {photo} -m {tiny_bundle} -n 2"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        subprocess.run(["sh", "-c", f"{command} {closed}"], env=environment, check=True, capture_output=True)
+
+
+def test_ctrl_c_while_it_starts_ends_with_130(monkeypatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "main", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main()
+    assert exit_.value.code == 130

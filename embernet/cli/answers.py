@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embernet.runtime import Answer, AnswerStream, EncodedImage, Model
 
 STDIN = "-"
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def load_model(name: str | None, threads: int | None, context: int | None, quiet: bool) -> "Model":
@@ -30,18 +31,17 @@ def load_model(name: str | None, threads: int | None, context: int | None, quiet
 
 def expand_images(arguments: list[str]) -> list[str]:
     """Replace folders and patterns by the images in them; `-` stays."""
-    from PIL import Image
-
     images = []
     for argument in arguments:
         path = Path(argument)
+        if not argument:
+            raise InputError("the name of an image is empty")
         if argument.startswith(("http://", "https://")):
             raise InputError(
                 f"{argument}: images are not fetched from the network", hint=f"curl -sL {argument} | embernet -"
             )
         if path.is_dir():
-            known = Image.registered_extensions()
-            found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in known)
+            found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not found:
                 raise InputError(f"{argument}: holds no images")
             images += found

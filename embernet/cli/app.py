@@ -1,6 +1,5 @@
 """The command `embernet`: its sub-commands, its default command, and what happens when something goes wrong."""
 
-import json
 import os
 import signal
 import sys
@@ -12,19 +11,21 @@ from typer.core import TyperGroup
 
 from embernet import EmbernetError, __version__
 from embernet.cli import ask, caption, chat, export, info, init, train, verify
-
-_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
+from embernet.cli.output import print_error
 
 
 class _DefaultCaption(TyperGroup):
-    """`embernet photo.jpg` is `embernet caption photo.jpg`."""
+    """`embernet photo.jpg` is `embernet caption photo.jpg`, and so with options before the image."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        first = args[0]
-        is_image = first == "-" or Path(first).suffix.lower() in _IMAGE_SUFFIXES or Path(first).exists()
-        if first not in self.commands and is_image:
-            args = ["caption", *args]
-        return super().resolve_command(ctx, args)
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            own_options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+            first = Path(args[0])
+            is_option = args[0].startswith("-") and args[0] not in own_options
+            if args[0] == STDIN or is_option or first.suffix.lower() in IMAGE_SUFFIXES or first.exists():
+                args = ["caption", *args]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -46,6 +47,8 @@ class _UsageError(Protocol):
     """What typer raises for wrong arguments, whichever click it is built on."""
 
     exit_code: int
+
+    def format_message(self) -> str: ...
 
     def show(self) -> None: ...
 
@@ -72,36 +75,41 @@ def _options(
 def main() -> None:
     """Run the command line and exit. The exit codes are in docs/cli.md."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `embernet ... | head` ends quietly
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (stays open)
     try:
         code = app(prog_name="embernet", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
+        wants_json = bool({"--json", "--jsonl"} & set(sys.argv)) or _is_on("EMBERNET_JSON")
         if isinstance(error, _UsageError):
-            error.show()
+            if wants_json:
+                print_error(error.format_message(), "--help", error.exit_code, as_json=True)
+            else:
+                error.show()
             sys.exit(error.exit_code)
-        if os.environ.get("EMBERNET_DEBUG"):
+        if _is_on("EMBERNET_DEBUG"):
             raise
-        code = _report(error)
+        message, hint, code = _explain(error)
+        print_error(message, hint, code, wants_json)
     sys.exit(code)
 
 
-def _report(error: Exception) -> int:
-    """Say in one sentence what went wrong; return the exit code."""
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in ("", "0", "false", "f", "no", "n", "off")
+
+
+def _explain(error: Exception) -> tuple[str, str | None, int]:
+    """What went wrong in one sentence, what to try, and the exit code."""
     if isinstance(error, EmbernetError):
-        message, hint, code = str(error), error.hint, error.exit_code
-    elif isinstance(error, ModuleNotFoundError):
-        message = f"this command needs {error.name}, which is not installed"
-        hint, code = "pip install 'embernet[train]'", 6
-    elif isinstance(error, OSError) and error.strerror:
-        message, hint, code = f"{error.filename or 'system'}: {error.strerror.lower()}", None, 1
-    else:
-        message = f"internal error: {type(error).__name__}: {error}"
-        hint, code = "the same command after `embernet --debug`, for a report of this bug", 1
-    if {"--json", "--jsonl"} & set(sys.argv) or os.environ.get("EMBERNET_JSON"):
-        typer.echo(json.dumps({"schema": "embernet.error/1", "code": code, "message": message, "hint": hint}), err=True)
-    else:
-        typer.echo(f"embernet: {message}", err=True)
-        if hint:
-            typer.echo(f"try: {hint}", err=True)
-    return code
+        return str(error), error.hint, error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        return f"this command needs {error.name}, which is not installed", "pip install 'embernet[train]'", 6
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this", None, 5
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'system'}: {error.strerror.lower()}", None, 1
+    hint = "the same command after `embernet --debug`, for a report of this bug"
+    return f"internal error: {type(error).__name__}: {error}", hint, 1

@@ -27,7 +27,7 @@ from embernet.cli.options import (
     TopPOption,
     VerboseOption,
 )
-from embernet.cli.output import note, print_json
+from embernet.cli.output import note, print_error, print_json
 from embernet.errors import InputError
 
 
@@ -63,6 +63,8 @@ def caption(
       embernet caption -m ./tiny.ember -p "What colour is the car?" car.png
       rpicam-still -n -o - | embernet caption -
     """
+    if json and jsonl:
+        raise typer.BadParameter("choose one of --json and --jsonl")
     paths = expand_images(images)
     loaded = load_model(model, threads, context, quiet)
     text = loaded.prompt("caption") if prompt is None else prompt
@@ -83,7 +85,7 @@ def caption(
         except InputError as error:
             if fail_fast or len(paths) == 1:
                 raise
-            note(str(error))
+            print_error(str(error), error.hint, error.exit_code, json or jsonl)
             failed += 1
             continue
         if json or jsonl:
@@ -100,7 +102,7 @@ def caption(
         interrupted = answer.finish_reason == "interrupted"
         if interrupted:
             break
-    if json and len(paths) == 1:
+    if json and paths == images and len(paths) == 1:
         print_json("embernet.caption/1", results[0])
     elif json:
         print_json("embernet.captions/1", {"results": results, "failed": failed})

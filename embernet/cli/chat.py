@@ -20,7 +20,7 @@ from embernet.cli.options import (
     TopPOption,
     VerboseOption,
 )
-from embernet.cli.output import note, print_json
+from embernet.cli.output import note, print_error, print_json
 from embernet.errors import EmbernetError, InputError
 
 if TYPE_CHECKING:
@@ -113,6 +113,4 @@ def chat(
                 note(summary(loaded, answer), quiet)
         except EmbernetError as error:
             # A wrong path or command must not end the conversation.
-            note(str(error))
-            if error.hint:
-                typer.echo(f"try: {error.hint}", err=True)
+            print_error(str(error), error.hint, error.exit_code, json)

@@ -9,7 +9,7 @@ ModelOption: TypeAlias = Annotated[
     typer.Option("-m", "--model", help="Bundle: a directory or a name. Default: the built-in 'spark'."),
 ]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option("-t", "--threads", min=1, help="Threads of the engine. Default: one per core.")
+    int | None, typer.Option("-t", "--threads", min=1, max=256, help="Threads of the engine. Default: one per core.")
 ]
 ContextOption: TypeAlias = Annotated[
     int | None, typer.Option("--context", min=1, help="Most positions of a sequence. Default: all the model knows.")

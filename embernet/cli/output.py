@@ -21,6 +21,18 @@ def note(text: str, quiet: bool = False) -> None:
         typer.echo(f"embernet: {text}", err=True)
 
 
+def print_error(message: str, hint: str | None, code: int, as_json: bool) -> None:
+    """Say on stderr in one sentence what went wrong, and what to try."""
+    message = message.replace("\n", "\\n")  # a file's name may hold one
+    if as_json:
+        error = {"schema": "embernet.error/1", "code": code, "message": message, "hint": hint}
+        typer.echo(json.dumps(error, ensure_ascii=False), err=True)
+    else:
+        typer.echo(f"embernet: {message}", err=True)
+        if hint:
+            typer.echo(f"try: {hint}", err=True)
+
+
 def print_rows(rows: list[tuple[str, str]], indent: int = 0) -> None:
     """Print aligned `label  value` lines on stdout."""
     width = max(len(label) for label, _ in rows)
