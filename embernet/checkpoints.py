@@ -5,12 +5,15 @@ is read too; which family a file belongs to is asked of the families. Files from
 read with `weights_only=True` or from safetensors, never by unpickling objects.
 """
 
+import errno
 import json
 import os
 import pickle
 import shutil
 import struct
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embernet.errors import InputError, MissingExtraError
+from embernet.errors import EmbernetError, InputError, MissingExtraError
 from embernet.families import Family, family_names, get_family
 from embernet.json_file import read_json_object
 
@@ -27,6 +30,9 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 # In a checkpoint directory, the first of these that exists holds the weights.
 _WEIGHT_FILES = (WEIGHTS_FILE, "model.pt", "pytorch_model.bin")
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_USABLE_KINDS = tuple(f"strided {dtype} on cpu" for dtype in ("float32", "float16", "bfloat16", "float64"))
 
 _CONVERT_HINT = (
     "where you trust the file: python -c \"import torch; c = torch.load('{name}', weights_only=False); "
@@ -79,7 +85,7 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
         self._path = path
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        array: NDArray[np.float32] = self._tensors[name].detach().float().numpy()
+        array: NDArray[np.float32] = self._tensors[name].detach().resolve_neg().float().numpy()
         if not np.isfinite(array).all():
             raise InputError(f"{self._path}: {name} holds NaN or infinite values")
         return array
@@ -95,6 +101,20 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
 
     def size(self, name: str) -> int:
         return int(self._tensors[name].numel())
+
+
+def require_usable(tensors: Mapping[str, Any], path: Path) -> None:
+    """InputError unless every torch tensor is a dense one of floats that its file holds in full."""
+    for name, tensor in tensors.items():
+        kind = f"{tensor.layout} {tensor.dtype} on {tensor.device.type}".replace("torch.", "")
+        if tensor.is_nested or kind not in _USABLE_KINDS:
+            found = "nested" if tensor.is_nested else kind
+            raise InputError(f"{path}: tensor {name} cannot be used (found {found}, expected dense floats)")
+        size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+        if size > stored:
+            raise InputError(
+                f"{path}: tensor {name} is larger than its storage (found {stored} bytes, expected {size})"
+            )
 
 
 def open_checkpoint(
@@ -146,15 +166,32 @@ def save_checkpoint(
     """
     folder = Path(folder)
     require_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.part{os.getpid()}")
-    part.mkdir()
-    try:
-        _write_text(part / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+    with part_folder(folder) as (part, target):
+        _write_text(part / CONFIG_FILE, json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n")
         if tokenizer_json is not None:
             _write_text(part / TOKENIZER_FILE, tokenizer_json)
         _write_safetensors(part / WEIGHTS_FILE, shapes, tensors)
-        part.replace(folder)
+        part.replace(target)
+
+
+@contextmanager
+def part_folder(output: Path) -> Iterator[tuple[Path, Path]]:
+    """A hidden folder to write into, and the place to move it to: `output` with its links followed.
+
+    The folder is removed when the block fails; errors of the system name `output`.
+    """
+    target = Path(os.path.realpath(output))
+    part = target.with_name(f".{target.name}.part{os.getpid()}")
+    try:
+        parent = next(folder for folder in target.parents if folder.exists())
+        if not parent.is_dir():
+            raise InputError(f"{output}: {parent} is not a folder")
+        part.mkdir(parents=True)
+        yield part, target
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise EmbernetError(f"{output}: could not be written ({reason}); nothing was left behind") from None
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -218,20 +255,29 @@ def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
+        with open(path, "rb") as file:
+            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about rare kinds of tensors and pickles
+            # Files of before PyTorch 1.6 are no zip archives and cannot be mapped.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror or error})") from None
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... on cut and foreign files
+        if isinstance(error, pickle.UnpicklingError) and (is_zip or "GLOBAL" in str(error)):
             raise InputError(
                 f"{path}: holds pickled Python objects beside its tensors, and embernet runs no code from files",
                 hint=_CONVERT_HINT.format(name=path.name),
             ) from None
-        raise InputError(f"{path}: not a PyTorch checkpoint ({_first_line(error)})") from None
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... on cut and foreign files
-        raise InputError(f"{path}: not a whole PyTorch checkpoint ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one") from None
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: not a checkpoint (it holds a {type(content).__name__}, expected a dictionary)")
     state = content.get("model_state_dict", content)
-    metadata = {k: v for k, v in content.items() if isinstance(v, int | float | str)}
+    metadata = {
+        name: _json_value(value)
+        for name, value in content.items()
+        if isinstance(name, str) and _json_value(name) is not None and isinstance(value, int | float | str)
+    }
     if not isinstance(state, Mapping):
         raise InputError(f"{path}: model_state_dict is a {type(state).__name__}, expected a dictionary")
     tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -240,5 +286,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, metadata
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _json_value(value: float | str) -> float | str | None:
+    """The value, or None for what JSON in UTF-8 cannot say: NaN, an infinity, half a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        return None
+    return value

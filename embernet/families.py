@@ -66,7 +66,7 @@ def find_preset(preset: str) -> tuple[Family, Any]:
     if preset.endswith(".json"):
         values = read_json_object(Path(preset))
         family = get_family(str(values.get("family")))
-        return family, family.part("config").from_dict(values)
+        return family, family.part("config").from_dict(values, preset)
     known = []
     for name in family_names():
         config = get_family(name).part("config")

@@ -1,11 +1,10 @@
 """Writing a bundle: from a checkpoint to `NAME.ember/`, whole or not at all."""
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from embernet import __version__
-from embernet.checkpoints import Checkpoint
-from embernet.errors import EmbernetError, InputError
+from embernet.checkpoints import Checkpoint, part_folder
+from embernet.errors import InputError
 from embernet.export.tokenizer import read_tokenizer
 from embernet.export.weights import WeightsWriter
 from embernet.parameters import ParameterCounts
@@ -87,28 +86,20 @@ def export_bundle(
     """Write a checkpoint as a bundle, one tensor at a time.
 
     progress is called with the number of parameters that were folded since the last call; inspect with the finished
-    bundle before it gets its name, and fails the export by raising. A failure leaves nothing behind.
+    bundle before it gets its name, and fails the export by raising. A failure leaves nothing behind. Where output is
+    a link, the bundle behind it is replaced.
     """
     if output.exists() and not (output / MANIFEST_FILE).is_file():
         raise InputError(f"{output}: exists already and is not a bundle")
     if output.exists() and not options.force:
         raise InputError(f"{output}: exists already", hint="add --force to replace it")
     tokenizer, warnings = _tokenizer(checkpoint, options)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part{os.getpid()}")
-    try:
-        part.mkdir()
+    with part_folder(output) as (part, target):
+        options = replace(options, name=options.name or target.name.removesuffix(SUFFIX))
         report = _write(part, output, checkpoint, options, tokenizer, warnings, progress)
         if inspect is not None:
             inspect(part)
-        _replace(part, output)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise EmbernetError(f"{output}: could not be written ({reason}); nothing was left behind") from None
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        _replace(part, target)
     return report
 
 
@@ -152,9 +143,10 @@ def _write(
     }
     shapes = {name: checkpoint.tensors.shape(name) for name in checkpoint.tensors}
     parameters = checkpoint.family.part("parameters")(checkpoint.config, shapes)
-    manifest = _manifest(checkpoint, options, output, parameters, weights, files)
+    manifest = _manifest(checkpoint, options, parameters, weights, files)
     parse_manifest(manifest, MANIFEST_FILE)  # what the reader would refuse is never written
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     for path in folder.iterdir():
         _sync(path)
     return ExportReport(
@@ -169,7 +161,6 @@ def _write(
 def _manifest(
     checkpoint: Checkpoint,
     options: ExportOptions,
-    output: Path,
     parameters: ParameterCounts,
     weights: WeightsWriter,
     files: Mapping[str, Any],
@@ -178,7 +169,7 @@ def _manifest(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": options.name or output.name.removesuffix(SUFFIX),
+        "name": options.name,
         "family": checkpoint.family.name,
         "config": config.to_dict(),
         "quantizer": {

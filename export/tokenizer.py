@@ -31,7 +31,7 @@ def read_tokenizer(source: str | Path, vocab_size: int, image_token_ids: tuple[i
     if IMAGE_PLACEHOLDER in template and tokenizer.token_to_id(IMAGE_PLACEHOLDER) is None:
         tokenizer.add_special_tokens([AddedToken(IMAGE_PLACEHOLDER, special=True, normalized=False)])
         if tokenizer.token_to_id(IMAGE_PLACEHOLDER) not in image_token_ids:
-            found, expected = tokenizer.token_to_id(IMAGE_PLACEHOLDER), " or ".join(map(str, image_token_ids))
+            found, expected = tokenizer.token_to_id(IMAGE_PLACEHOLDER), " or ".join(map(str, image_token_ids)) or "none"
             raise InputError(f"{path}: {IMAGE_PLACEHOLDER} would get id {found} (expected {expected})")
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= vocab_size:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from embernet.checkpoints import Overrides, open_checkpoint, save_checkpoint
-from embernet.errors import InputError
+from embernet.errors import EmbernetError, InputError
 from embernet.families import find_preset, get_family
 from embernet.initial import initial_tensors, write_initial_checkpoint
 from embernet.models.embernet.config import EmberNetConfig
@@ -92,7 +92,7 @@ def test_our_own_directory(tmp_path, tiny_checkpoint):
 def test_head_counts_from_flags_instead_of_a_config(tiny_checkpoint):
     checkpoint = open_checkpoint(TINY / "checkpoint.pt", overrides=Overrides(4, 4))
     assert checkpoint.config.num_kv_heads == 2
-    assert checkpoint.config.image_token_ids == (32000, 32001)
+    assert checkpoint.config.image_token_ids == ()  # the published ids are not in a vocabulary of 300
     assert checkpoint.config.hidden_size == tiny_checkpoint.config.hidden_size
 
 
@@ -136,6 +136,19 @@ def test_half_precision_tensors_are_widened(tmp_path, published):
     assert tensors["decoder.norm.weight"].dtype == np.float32
 
 
+def test_legacy_files_are_read_without_mapping(tmp_path, published, tiny_checkpoint):
+    torch.save(published, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    equals_tiny(open_checkpoint(tmp_path / "legacy.pt", CONFIG), tiny_checkpoint)
+
+
+def test_values_beside_the_tensors_are_fit_for_json(tmp_path, published):
+    values = {"avg_loss": float("nan"), ("a", "tuple"): 1, "best": float("inf"), "bad": "\ud800"}
+    torch.save(published | values, tmp_path / "values.pt")
+    metadata = open_checkpoint(tmp_path / "values.pt", CONFIG).metadata
+    unknown = {"avg_loss": None, "best": None, "bad": None}
+    assert metadata == {"global_step": 41, "stage": 2, "learning_rate": 0.0003} | unknown
+
+
 # --- files that are wrong -------------------------------------------------------------------------------------------
 
 
@@ -172,7 +185,9 @@ def test_cut_safetensors(tmp_path, tiny_checkpoint):
 
 def test_a_picture_is_not_a_checkpoint(tmp_path):
     (tmp_path / "photo.pt").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
-    refused("not a (whole )?PyTorch checkpoint", tmp_path / "photo.pt")
+    error = refused("photo.pt: not a PyTorch checkpoint", tmp_path / "photo.pt")
+    assert "mmap" not in str(error)
+    assert "weights_only" not in str(error)
 
 
 def test_another_family(tmp_path):
@@ -193,6 +208,9 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
     with open(tmp_path / "plain.pt", "wb") as file:
         pickle.dump(Bomb(), file)
     refused("plain.pt", tmp_path / "plain.pt")
+    legacy = {"model_state_dict": {}, "config": Bomb()}
+    torch.save(legacy, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    refused("holds pickled Python objects", tmp_path / "legacy.pt")
     assert not marker.exists()
 
 
@@ -237,6 +255,68 @@ def test_missing_unexpected_and_misshapen_tensors(tmp_path, published):
         refused(match, tmp_path / f"{label}.pt")
 
 
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: torch.eye(64).to_sparse(), "sparse_coo float32"),
+        (lambda: torch.eye(64).to_sparse_csr(), "sparse_csr float32"),
+        (lambda: torch.zeros(64, dtype=torch.complex64), "complex64"),
+        (lambda: torch.zeros(64, dtype=torch.bool), "bool"),
+        (lambda: torch.zeros(64, dtype=torch.int8), "int8"),
+        (lambda: torch.empty(64, device="meta"), "on meta"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(64), 1.0, 0, torch.qint8), "qint8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its rarer kinds of tensor
+def test_tensors_that_are_not_plain_floats(tmp_path, published, make, found):
+    torch.save(published["model_state_dict"] | {"decoder.norm.weight": make()}, tmp_path / "odd.pt")
+    refused(rf"odd.pt: tensor decoder.norm.weight cannot be used .found .*{found}", tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("name", ["decoder.embed_tokens.weight", "decoder.layers.0.moe.router.weight"])
+def test_tensors_that_pretend_to_be_larger_than_their_file(tmp_path, published, name):
+    state = published["model_state_dict"] | {name: torch.zeros(1, 64).expand(10**8, 64)}
+    del state["decoder.lm_head.weight"]
+    torch.save(state, tmp_path / "expanded.pt")
+    refused(rf"tensor {name} is larger than its storage", tmp_path / "expanded.pt")
+
+
+def test_negated_views_are_read_as_what_they_mean(tmp_path, published):
+    ones = torch._neg_view(-torch.ones(64))
+    torch.save(published["model_state_dict"] | {"decoder.norm.weight": ones}, tmp_path / "negated.pt")
+    tensors = open_checkpoint(tmp_path / "negated.pt", CONFIG).tensors
+    np.testing.assert_array_equal(tensors["decoder.norm.weight"], np.ones(64, np.float32))
+
+
+@pytest.mark.parametrize("number", ["1000000000", "9" * 5000, "3", "01"])
+@pytest.mark.parametrize(
+    "prefix", ["decoder.layers", "decoder.layers.0.moe.experts", "vision_encoder.projector.cross_attn_layers"]
+)
+def test_numbers_of_layers_and_experts_have_no_gaps(tmp_path, published, prefix, number):
+    state = {k: v for k, v in published["model_state_dict"].items() if not k.startswith(f"{prefix}.1.")}
+    torch.save(state | {f"{prefix}.{number}.x": torch.zeros(1)}, tmp_path / "stray.pt")
+    error = refused(f"stray.pt: {prefix} is numbered with gaps .found {number[:20]}", tmp_path / "stray.pt", None)
+    assert len(str(error)) < 400
+
+
+@pytest.mark.parametrize("config", [None, CONFIG])
+def test_keys_that_are_missing_or_a_single_number(tmp_path, published, config):
+    name = "decoder.layers.0.attention.k_proj.weight"
+    state = dict(published["model_state_dict"])
+    torch.save(state | {name: torch.tensor(1.0)}, tmp_path / "number.pt")
+    refused(rf"number.pt: tensor {name} has the wrong shape", tmp_path / "number.pt", config)
+    del state[name]
+    torch.save(state, tmp_path / "less.pt")
+    refused(f"less.pt: tensor {name} is missing", tmp_path / "less.pt", config)
+
+
+def test_a_rotary_table_that_is_a_single_number(tmp_path, published):
+    name = "decoder.layers.0.attention.rotary_emb.cos_cache"
+    torch.save(published["model_state_dict"] | {name: torch.tensor(1.0)}, tmp_path / "number.pt")
+    refused(rf"tensor {name} has the wrong shape", tmp_path / "number.pt", None)
+
+
 def test_nan_weights(tmp_path, published):
     state = dict(published["model_state_dict"])
     state["decoder.norm.weight"] = torch.full((64,), torch.nan)
@@ -260,21 +340,41 @@ def test_head_counts_are_asked_for():
         ("[1]", "expected a JSON object"),
         ('{"hello": 1}', "not a configuration of the embernet family"),
         ('{"family": "embernet", "hidden_sise": 64}', "unknown key 'hidden_sise'"),
-        ('{"family": "bitgen"}', "family is 'bitgen'"),
-        ('{"model": {"hidden_size": 128}}', "hidden_size is 128, but the tensors"),
-        ('{"model": {"hidden_size": "big"}}', "hidden_size is big, but the tensors"),
-        ('{"num_experts": 4, "hidden_size": 64, "num_attention_heads": 0}', "num_attention_heads must be positive"),
+        ('{"family": "bitgen"}', "wrong family .found 'bitgen', expected 'embernet'"),
+        ('{"model": {"hidden_size": 128}}', "hidden_size contradicts checkpoint.pt .found 128, expected 64"),
+        ('{"model": {"hidden_size": "big"}}', "hidden_size contradicts checkpoint.pt .found 'big'"),
+        ('{"num_experts": 4, "hidden_size": 64, "num_attention_heads": 0}', "num_attention_heads must lie between 1"),
         ('{"num_experts": 4, "hidden_size": 64, "num_attention_heads": "4"}', "num_attention_heads has the wrong type"),
         (
             '{"num_experts": 4, "hidden_size": 64, "num_attention_heads": 4, "expert_domains": 4}',
             "expert_domains has the wrong type",
         ),
         ('{"model": {}, "decoder": 3}', "decoder must be an object"),
+        ('{"model": {}, "projector": {"num_heads": 4}}', "projector.num_heads is fixed .found 4, expected 8"),
+        ('{"model": {}, "projector": {"type": "mlp"}}', "projector.type is fixed .found 'mlp', expected 'cross_modal'"),
+        (
+            '{"model": {}, "compressor": {"norm_eps": 1e-6}}',
+            "compressor.norm_eps is fixed .found 1e-06, expected 1e-05",
+        ),
+        ('{"model": {}, "vision_config": {"hidden_act": "relu"}}', "vision_config.hidden_act is fixed"),
+        ('{"model": {}, "embed_clamp": 5}', "config.json: embed_clamp is fixed .found 5, expected 10.0"),
+        ('{"model": {}, "bitlinear": {"weight_quant": 5}}', "bitlinear.weight_quant is unknown .found 5"),
+        ('{"model": {}, "bitlinear": {"activation_quant": "int2"}}', "bitlinear.activation_quant is unknown"),
     ],
 )
 def test_wrong_config(tmp_path, content, match):
     (tmp_path / "config.json").write_text(content)
-    refused(match, TINY / "checkpoint.pt", tmp_path / "config.json", Overrides(vision_num_heads=4))
+    error = refused(match, TINY / "checkpoint.pt", tmp_path / "config.json", Overrides(vision_num_heads=4))
+    assert str(error).startswith(f"{tmp_path / 'config.json'}: ")
+
+
+def test_sectioned_config_chooses_heads_and_quantiser(tmp_path):
+    values = json.loads(CONFIG.read_text())
+    values["pooler"]["num_heads"] = values["projector"]["num_heads"] = 4
+    values["bitlinear"] |= {"weight_quant": "absmean", "activation_quant": "int4"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = open_checkpoint(TINY / "checkpoint.pt", tmp_path / "config.json").config
+    assert (config.resampler_num_heads, config.weight_quantizer, config.activation_bits) == (4, "absmean", 4)
 
 
 def test_missing_config(tmp_path):
@@ -307,10 +407,28 @@ def small_config(**changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"hidden_size": -1}, "hidden_size must be positive"),
+        ({"hidden_size": -1}, "config: hidden_size must lie between 1 and 1048576 .found -1"),
+        ({"hidden_size": 2**40}, "hidden_size must lie between"),
+        ({"shuffle_factor": 10**400}, "shuffle_factor must lie between"),
+        ({"max_position_embeddings": 2**21}, "max_position_embeddings must lie between"),
+        ({"num_layers": 10**9}, "num_layers must lie between 1 and 4096"),
+        ({"num_layers": 4096, "num_experts": 4096, "expert_domains": [""] * 4096}, "num_layers x num_experts"),
+        ({"rope_base": 10**400}, "rope_base must lie between"),
+        ({"image_embed_scale": 1e39}, "image_embed_scale must lie between"),
+        ({"rms_norm_eps": 1e39}, "rms_norm_eps must lie between"),
+        ({"bitlinear_norm_eps": 1e-50}, "bitlinear_norm_eps must lie between"),
+        ({"top_k": -1}, "top_k must lie between 0"),
+        ({"top_p": 0.0}, "top_p must lie between"),
+        ({"top_p": 1.5}, "top_p must lie between"),
+        ({"pad_token_id": 50}, "pad_token_id must lie between 0 and 49 .found 50"),
+        ({"eos_token_id": -1}, "eos_token_id must lie between 0 and 49"),
+        ({"image_token_ids": [3, 50]}, "image_token_ids must lie between 0 and 49 .found 50"),
+        ({"prompt_template": "{prompt}\ud800"}, "prompt_template has the wrong type"),
+        ({"prompts": {"\ud800": "x"}}, "prompts has the wrong type"),
+        ({"expert_domains": ["\ud800"] * 8}, "expert_domains has the wrong type"),
         ({"hidden_size": 32.0}, "hidden_size has the wrong type"),
         ({"use_shared_expert": 1}, "use_shared_expert has the wrong type"),
-        ({"rope_base": float("nan")}, "rope_base has the wrong type"),
+        ({"rope_base": float("nan")}, "rope_base must lie between 1 and .* .found nan"),
         ({"num_attention_heads": 3}, "hidden_size must be a multiple of num_attention_heads"),
         ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9"),
         ({"expert_domains": ["a"]}, "expert_domains names 1 experts"),
@@ -324,6 +442,25 @@ def small_config(**changes) -> dict:
 def test_impossible_configurations_are_refused(changes, match):
     with pytest.raises(InputError, match=match):
         EmberNetConfig.from_dict(small_config(**changes))
+
+
+def test_the_largest_sizes_make_shapes_without_making_tensors():
+    large = dict.fromkeys(("vision_hidden_size", "hidden_size", "vocab_size", "num_image_tokens"), 2**20)
+    config = EmberNetConfig.from_dict(small_config(**large, image_size=4096, patch_size=1, shuffle_factor=64))
+    assert get_family("embernet").part("model").tensor_shapes(config)["decoder.norm.weight"] == (2**20,)
+
+
+def test_whole_numbers_are_floats_where_floats_are_expected():
+    config = EmberNetConfig.from_dict(small_config(vision_norm_eps=1, image_embed_scale=1, rope_base=10000))
+    values = (config.vision_norm_eps, config.image_embed_scale, config.rope_base)
+    assert [type(value) for value in values] == [float] * 3
+    get_family("embernet").part("model").tensor_shapes(config)
+
+
+def test_a_smaller_vocabulary_has_no_published_placeholders():
+    assert EmberNetConfig.from_dict(small_config()).image_token_ids == ()
+    assert EmberNetConfig.from_dict(small_config(vocab_size=32001)).image_token_ids == (32000,)
+    assert EmberNetConfig.preset("embernet").image_token_ids == (32000, 32001)
 
 
 def test_configuration_survives_json():
@@ -364,9 +501,28 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(EmbernetError, match="new: could not be written .the disk is full.; nothing was left behind"):
         write_initial_checkpoint(tmp_path / "new", get_family("embernet"), config, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named_as_given(tmp_path):
+    config = EmberNetConfig.from_dict(small_config())
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "new", tmp_path / "file" / "deep" / "new"):
+        with pytest.raises(InputError, match=r"new: .*/file is not a folder$"):
+            write_initial_checkpoint(folder, get_family("embernet"), config, 0)
+    with pytest.raises(EmbernetError, match=rf"{tmp_path}/n{{250}}: could not be written .File name too long"):
+        write_initial_checkpoint(tmp_path / ("n" * 250), get_family("embernet"), config, 0)
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    config = EmberNetConfig.from_dict(small_config())
+    write_initial_checkpoint(tmp_path / "link", get_family("embernet"), config, 0)
+    assert open_checkpoint(tmp_path / "empty").config == config
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
 
 
 def test_presets_and_config_files_are_found(tmp_path):

@@ -262,6 +262,47 @@ def test_an_existing_bundle_is_replaced_only_by_force(tmp_path, tiny_checkpoint)
     assert open_bundle(output).manifest.precision["vision"] == "float32"
 
 
+def test_a_bundle_behind_a_link_is_replaced_and_the_link_kept(tmp_path, tiny_checkpoint):
+    output, link = tmp_path / "x.ember", tmp_path / "link"
+    export_bundle(tiny_checkpoint, output, ExportOptions())
+    link.symlink_to("x.ember")
+    report = export_bundle(tiny_checkpoint, link, ExportOptions(vision="float32", force=True))
+    assert report.path == link
+    assert open_bundle(output).manifest.precision["vision"] == "float32"
+    assert open_bundle(link).manifest.name == "x"
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ember", "link"}
+
+
+def test_an_output_that_cannot_be_made_is_named_as_given(tmp_path, tiny_checkpoint):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/x.ember: .*/file is not a folder$"):
+        export_bundle(tiny_checkpoint, tmp_path / "file" / "x.ember", ExportOptions())
+    with pytest.raises(EmbernetError, match=rf"{tmp_path}/n{{250}}: could not be written .File name too long"):
+        export_bundle(tiny_checkpoint, tmp_path / ("n" * 250), ExportOptions())
+
+
+def test_a_manifest_is_json_whatever_stood_beside_the_tensors(tmp_path):
+    import torch
+
+    state = torch.load(TINY / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"avg_loss": float("nan")}, tmp_path / "nan.pt")
+    export_bundle(open_checkpoint(tmp_path / "nan.pt", TINY / "config.json"), tmp_path / "x.ember", ExportOptions())
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (tmp_path / "x.ember" / "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse)["provenance"]["checkpoint_values"]["avg_loss"] is None
+
+
+def test_a_model_without_placeholders_is_exported(tmp_path, io):
+    checkpoint = open_checkpoint(TINY / "checkpoint.pt", overrides=Overrides(4, 4))
+    assert checkpoint.config.image_token_ids == ()
+    export_bundle(checkpoint, tmp_path / "x.ember", EXACT)
+    assert check_bundle(tmp_path / "x.ember", checkpoint).passed
+
+
 def test_something_that_is_not_a_bundle_is_never_replaced(tmp_path, tiny_checkpoint):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")

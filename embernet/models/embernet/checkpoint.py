@@ -9,14 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from embernet.checkpoints import Overrides, RawCheckpoint
+from embernet.checkpoints import Overrides, RawCheckpoint, require_usable
 from embernet.errors import InputError
-from embernet.models.embernet.config import EXPERT_DOMAINS, EmberNetConfig
+from embernet.models.embernet.config import EMBEDDING_CLIP, EXPERT_DOMAINS, VISION_RMS_EPS, EmberNetConfig
 from embernet.models.embernet.model import EmberNet
+from embernet.quantization import ACTIVATION_BITS, WEIGHT_QUANTIZERS
 
 TOWER = "vision_encoder.encoder"
-# Both ids have stood for the image in published checkpoints, whatever their configuration says.
-_PUBLISHED_IMAGE_TOKENS = (32000, 32001)
 _PUBLISHED_HEAD_DIM = 64
 # Derived from the configuration, or statistics of training.
 _BUFFERS = re.compile(r"\.rotary_emb\.(inv_freq|cos_cache|sin_cache)$|\.moe\.expert_usage$")
@@ -35,6 +34,7 @@ def read_checkpoint(
             f"{raw.path}: its BitLinear layers have no norm: a checkpoint of before 2026-02-18 15:04 UTC, whose "
             "architecture was another one"
         )
+    require_usable(raw.tensors, raw.path)
     _check_tied_head(raw, tensors)
     warnings: list[str] = []
     inferred = _infer(tensors, raw)
@@ -44,14 +44,14 @@ def read_checkpoint(
         for name in inferred.keys() & given.keys():
             if inferred[name] != given[name]:
                 raise InputError(
-                    f"{raw.config_path}: {name} is {given[name]}, but the tensors of {raw.path.name} say "
-                    f"{inferred[name]}"
+                    f"{raw.config_path}: {name} contradicts {raw.path.name} "
+                    f"(found {given[name]!r:.80}, expected {inferred[name]})"
                 )
     values = _published_defaults(tensors, raw) | inferred | given | overrides.given()
     _require_heads(values, tensors, raw)
     if "expert_domains" not in given and values["num_experts"] != len(EXPERT_DOMAINS):
         values["expert_domains"] = [f"expert_{i}" for i in range(values["num_experts"])]
-    config = EmberNetConfig.from_dict(values)
+    config = EmberNetConfig.from_dict(values, str(raw.config_path or raw.path))
     if not config.unused_parameters:
         tensors = {name: value for name, value in tensors.items() if not _UNUSED.search(name)}
     _check_shapes(config, tensors, raw)
@@ -76,19 +76,34 @@ def _check_tied_head(raw: RawCheckpoint, tensors: dict[str, Any]) -> None:
         raise InputError(f"{raw.path}: decoder.lm_head.weight differs from the embedding; EmberNet's head is tied")
 
 
+def _shape(tensors: Mapping[str, Any], name: str, dimensions: int, raw: RawCheckpoint) -> tuple[int, ...]:
+    """Shape of a tensor that must be there."""
+    if name not in tensors:
+        raise InputError(f"{raw.path}: tensor {name} is missing")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != dimensions:
+        raise InputError(
+            f"{raw.path}: tensor {name} has the wrong shape (found {shape}, expected {dimensions} dimensions)"
+        )
+    return shape
+
+
 def _infer(tensors: Mapping[str, Any], raw: RawCheckpoint) -> dict[str, Any]:
     """Every size that shapes tell."""
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
-        if name not in tensors:
-            raise InputError(f"{raw.path}: tensor {name} is missing")
-        if len(tensors[name].shape) != dimensions:
-            raise InputError(f"{raw.path}: tensor {name} has shape {tuple(tensors[name].shape)}")
-        return tuple(tensors[name].shape)
+        return _shape(tensors, name, dimensions, raw)
 
-    def count(pattern: str) -> int:
-        indices = {int(m[1]) for name in tensors if (m := re.match(pattern, name))}
-        return max(indices, default=-1) + 1
+    def count(prefix: str) -> int:
+        """How many parts are numbered under a name. The numbers are compared as text: one may have any length."""
+        found = {m[1] for name in tensors if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))}
+        expected = {str(i) for i in range(len(found))}
+        if found != expected:
+            raise InputError(
+                f"{raw.path}: {prefix} is numbered with gaps "
+                f"(found {min(found - expected):.20}, expected 0 to {len(found) - 1})"
+            )
+        return len(found)
 
     patch = shape(f"{TOWER}.embeddings.patch_embedding.weight", 4)
     num_patches = shape(f"{TOWER}.embeddings.position_embedding.weight", 2)[0]
@@ -103,15 +118,15 @@ def _infer(tensors: Mapping[str, Any], raw: RawCheckpoint) -> dict[str, Any]:
         "image_size": math.isqrt(num_patches) * patch[2],
         "vision_hidden_size": patch[0],
         "vision_intermediate_size": fc1[0],
-        "vision_num_layers": count(rf"{re.escape(TOWER)}\.encoder\.layers\.(\d+)\."),
+        "vision_num_layers": count(f"{TOWER}.encoder.layers"),
         "shuffle_factor": math.isqrt(joined // max(patch[0], 1)),
         "num_image_tokens": queries[1],
-        "num_cross_attention_layers": count(r"vision_encoder\.projector\.cross_attn_layers\.(\d+)\."),
+        "num_cross_attention_layers": count("vision_encoder.projector.cross_attn_layers"),
         "vocab_size": embedding[0],
         "hidden_size": embedding[1],
         "intermediate_size": gate[0],
-        "num_layers": count(r"decoder\.layers\.(\d+)\."),
-        "num_experts": shape("decoder.layers.0.moe.router.weight", 2)[0],
+        "num_layers": count("decoder.layers"),
+        "num_experts": count("decoder.layers.0.moe.experts"),
         "use_shared_expert": "decoder.layers.0.moe.shared_expert.gate_proj.weight" in tensors,
         "expert_norm": "decoder.layers.0.moe.experts.0.norm.weight" in tensors,
         # All of them or none: a checkpoint that lost some is read as one without.
@@ -122,18 +137,17 @@ def _infer(tensors: Mapping[str, Any], raw: RawCheckpoint) -> dict[str, Any]:
 def _published_defaults(tensors: Mapping[str, Any], raw: RawCheckpoint) -> dict[str, Any]:
     """What published checkpoints mean where nothing says otherwise (docs/families/embernet.md, quantisers)."""
     four_bit = "decoder.layers.0.moe.experts.0.norm.weight" in tensors
-    rope = next((t for name, t in raw.tensors.items() if name.endswith("rotary_emb.cos_cache")), None)
+    rope = next((name for name in raw.tensors if name.endswith("rotary_emb.cos_cache")), None)
     return {
         "weight_quantizer": "absmean" if four_bit else "sign_mean",
         "activation_bits": 4 if four_bit else 8,
-        "max_position_embeddings": 4096 if rope is None else int(rope.shape[0]),
-        "image_token_ids": list(_PUBLISHED_IMAGE_TOKENS),
+        "max_position_embeddings": 4096 if rope is None else _shape(raw.tensors, rope, 2, raw)[0],
     }
 
 
 def _require_heads(values: dict[str, Any], tensors: Mapping[str, Any], raw: RawCheckpoint) -> None:
     """Head counts: given, or the published head size of 64 where it fits, or asked for."""
-    kv_width = int(tensors["decoder.layers.0.attention.k_proj.weight"].shape[0])
+    kv_width = _shape(tensors, "decoder.layers.0.attention.k_proj.weight", 2, raw)[0]
     for name, widths, flag in (
         ("num_attention_heads", (values["hidden_size"], kv_width), "--heads N"),
         ("vision_num_heads", (values["vision_hidden_size"],), "--vision-heads N"),
@@ -177,35 +191,74 @@ def _check_shapes(config: EmberNetConfig, tensors: Mapping[str, Any], raw: RawCh
 def _read_config(values: Mapping[str, Any], where: str, warnings: list[str]) -> dict[str, Any]:
     """Values of a configuration file in our names; InputError if it is none of the known forms."""
     if "family" in values:
-        config = EmberNetConfig.from_dict(values).to_dict()
+        config = EmberNetConfig.from_dict(values, where).to_dict()
         del config["family"]
         return config
     sections: list[tuple[Mapping[str, Any], dict[str, str]]]
+    result: dict[str, Any] = {}
     if isinstance(values.get("language_decoder"), Mapping):
         if "activation_bits" in values["language_decoder"]:
             warnings.append(f"{where}: its quantization fields are ignored, they do not describe published weights")
-        sections = [(values["language_decoder"], _MODEL_KEYS), (_section(values, "vision_encoder"), _MODEL_KEYS)]
+        sections = [(values["language_decoder"], _MODEL_KEYS), (_section(values, "vision_encoder", where), _MODEL_KEYS)]
     elif isinstance(values.get("model"), Mapping):
-        sections = [(_section(values, section), keys) for section, keys in _SECTIONS.items()]
+        sections = [(_section(values, section, where), keys) for section, keys in _SECTIONS.items()]
         sections.append((values, {"image_embed_scale": "image_embed_scale"}))
+        _check_fixed(values, where)
+        result = _read_quantizer(_section(values, "bitlinear", where), where)
     elif "num_experts" in values and "hidden_size" in values:
         sections = [(values, _MODEL_KEYS)]
     else:
         raise InputError(f"{where}: not a configuration of the embernet family")
-    result = {ours: section[theirs] for section, keys in sections for theirs, ours in keys.items() if theirs in section}
+    for section, keys in sections:
+        result |= {ours: section[theirs] for theirs, ours in keys.items() if theirs in section}
     if "image_token_id" in result:
         token = result.pop("image_token_id")
-        published = _PUBLISHED_IMAGE_TOKENS
-        result["image_token_ids"] = list(published) if token in published else [token]
-    if "weight_quant" in result:
-        result["weight_quantizer"] = "sign_mean" if str(result.pop("weight_quant")).startswith("sign") else "absmean"
+        # Both ids of the default have stood for the image in published checkpoints, whatever their configuration says.
+        if token not in EmberNetConfig.image_token_ids:
+            result["image_token_ids"] = [token]
     return result
 
 
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _read_quantizer(section: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The quantiser that the texts of a `bitlinear` section name."""
+    result: dict[str, Any] = {}
+    for key, ours, known in (
+        ("weight_quant", "weight_quantizer", {name: name for name in WEIGHT_QUANTIZERS}),
+        ("activation_quant", "activation_bits", {f"int{bits}": bits for bits in ACTIVATION_BITS}),
+    ):
+        if key in section:
+            named = [value for name, value in known.items() if name in str(section[key])]
+            if len(named) != 1:
+                raise InputError(
+                    f"{where}: bitlinear.{key} is unknown (found {section[key]!r:.80}, expected {' or '.join(known)})"
+                )
+            result[ours] = named[0]
+    return result
+
+
+def _check_fixed(values: Mapping[str, Any], where: str) -> None:
+    """Refuse a sectioned configuration that asks for what no EmberNet does."""
+    pooler_heads = _section(values, "pooler", where).get("num_heads", EmberNetConfig.resampler_num_heads)
+    for section, key, expected in (
+        ("vision_config", "hidden_act", "gelu_pytorch_tanh"),
+        ("vision_config", "num_channels", 3),
+        ("compressor", "norm_eps", VISION_RMS_EPS),
+        ("pooler", "norm_eps", VISION_RMS_EPS),
+        ("projector", "norm_eps", VISION_RMS_EPS),
+        ("projector", "type", "cross_modal"),
+        ("projector", "num_heads", pooler_heads),
+        ("", "embed_clamp", EMBEDDING_CLIP),
+    ):
+        found = (_section(values, section, where) if section else values).get(key, expected)
+        if found != expected:
+            name = f"{section}.{key}".lstrip(".")
+            raise InputError(f"{where}: {name} is fixed (found {found!r:.80}, expected {expected!r:.80})")
+
+
+def _section(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     section = values.get(name, {})
     if not isinstance(section, Mapping):
-        raise InputError(f"config: {name} must be an object")
+        raise InputError(f"{where}: {name} must be an object")
     return section
 
 
@@ -250,5 +303,5 @@ _SECTIONS = {
     "compressor": {"shuffle_factor": "shuffle_factor"},
     "pooler": {"num_heads": "resampler_num_heads"},
     "projector": {"num_cross_attn_layers": "num_cross_attention_layers"},
-    "bitlinear": {"norm_eps": "bitlinear_norm_eps", "weight_quant": "weight_quant"},
+    "bitlinear": {"norm_eps": "bitlinear_norm_eps"},
 }

@@ -1,7 +1,6 @@
 """Configuration of the EmberNet family, its presets, and the published forms it can be read from. No torch here."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -97,30 +96,36 @@ class EmberNetConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise InputError(f"config: {name} must be positive (found {getattr(self, name)})")
+        for name, (low, high) in _LIMITS.items():
+            _check_range(name, getattr(self, name), low, high)
+        for f in dataclasses.fields(self):
+            if f.type is float:  # JSON's 1 is a float here, as what reads it expects
+                object.__setattr__(self, f.name, float(getattr(self, f.name)))
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            _check_range(name, getattr(self, name), 0, self.vocab_size - 1)
+        for token in self.image_token_ids:
+            _check_range("image_token_ids", token, 0, self.vocab_size - 1)
+        _check_range("num_layers x num_experts", self.num_layers * self.num_experts, 1, _MAX_EXPERTS)
         for whole, part in _MULTIPLES:
             if getattr(self, whole) % getattr(self, part):
                 raise InputError(
-                    f"config: {whole} must be a multiple of {part} "
-                    f"(found {getattr(self, whole)} and {getattr(self, part)})"
+                    f"{whole} must be a multiple of {part} (found {getattr(self, whole)} and {getattr(self, part)})"
                 )
         if self.num_experts_per_tok > self.num_experts:
             raise InputError(
-                f"config: num_experts_per_tok is {self.num_experts_per_tok}, but there are {self.num_experts} experts"
+                f"num_experts_per_tok is {self.num_experts_per_tok}, but there are {self.num_experts} experts"
             )
         if len(self.expert_domains) != self.num_experts:
             raise InputError(
-                f"config: expert_domains names {len(self.expert_domains)} experts, num_experts is {self.num_experts}"
+                f"expert_domains names {len(self.expert_domains)} experts, num_experts is {self.num_experts}"
             )
         if self.head_dim % 2:
-            raise InputError(f"config: hidden_size / num_attention_heads must be even for RoPE (found {self.head_dim})")
+            raise InputError(f"hidden_size / num_attention_heads must be even for RoPE (found {self.head_dim})")
         if self.resample not in ("bicubic", "bilinear"):
-            raise InputError(f"config: resample must be 'bicubic' or 'bilinear' (found {self.resample!r})")
+            raise InputError(f"resample must be 'bicubic' or 'bilinear' (found {self.resample!r:.80})")
         for name in ("prompt_template", "turn_template"):
             if getattr(self, name).count("{prompt}") != 1:
-                raise InputError(f"config: {name} must hold {{prompt}} exactly once")
+                raise InputError(f"{name} must hold {{prompt}} exactly once")
         _ = self.quantizer
 
     @property
@@ -141,20 +146,26 @@ class EmberNetConfig:
         return {"family": self.family} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "EmberNetConfig":
-        """Read the form that `to_dict` writes; InputError names an unknown or wrong key."""
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> "EmberNetConfig":
+        """Read the form that `to_dict` writes; InputError begins with `where` and names an unknown or wrong key."""
         values = dict(values)
         family = values.pop("family", cls.family)
         if family != cls.family:
-            raise InputError(f"config: family is {family!r}, expected {cls.family!r}")
+            raise InputError(f"{where}: wrong family (found {family!r:.80}, expected {cls.family!r})")
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                raise InputError(f"config: unknown key {name!r}")
+                raise InputError(f"{where}: unknown key {name!r:.80}")
         for name in ("expert_domains", "image_token_ids"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
-        return cls(**values)
+        if "image_token_ids" not in values and type(values.get("vocab_size")) is int:
+            # The default names ids of the published vocabulary, which a smaller one does not have.
+            values["image_token_ids"] = tuple(i for i in cls.image_token_ids if i < values["vocab_size"])
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{where}: {error}", error.hint) from None
 
     @classmethod
     def presets(cls) -> list[str]:
@@ -167,33 +178,39 @@ class EmberNetConfig:
         return cls.from_dict(_PRESETS[name])
 
 
-_POSITIVE = [
-    "image_size",
-    "patch_size",
-    "vision_hidden_size",
-    "vision_intermediate_size",
-    "vision_num_layers",
-    "vision_num_heads",
-    "vision_norm_eps",
-    "shuffle_factor",
-    "num_image_tokens",
-    "resampler_num_heads",
-    "num_cross_attention_layers",
-    "image_embed_scale",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_layers",
-    "num_attention_heads",
-    "num_kv_heads",
-    "max_position_embeddings",
-    "num_experts",
-    "num_experts_per_tok",
-    "rms_norm_eps",
-    "bitlinear_norm_eps",
-    "rope_base",
-    "max_new_tokens",
-]
+# Far above any EmberNet, and low enough that no product of sizes overflows and every float is one in single precision.
+_SIZE, _DEPTH, _EPS = (1, 2**20), (1, 4096), (1e-12, 1)
+_MAX_EXPERTS = 2**13  # in all layers together
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "image_size": (1, 4096),
+    "patch_size": (1, 4096),
+    "vision_hidden_size": _SIZE,
+    "vision_intermediate_size": _SIZE,
+    "vision_num_layers": _DEPTH,
+    "vision_num_heads": _SIZE,
+    "vision_norm_eps": _EPS,
+    "shuffle_factor": (1, 64),
+    "num_image_tokens": _SIZE,
+    "resampler_num_heads": _SIZE,
+    "num_cross_attention_layers": _DEPTH,
+    "image_embed_scale": (1e-6, 1e6),
+    "vocab_size": _SIZE,
+    "hidden_size": _SIZE,
+    "intermediate_size": _SIZE,
+    "num_layers": _DEPTH,
+    "num_attention_heads": _SIZE,
+    "num_kv_heads": _SIZE,
+    "max_position_embeddings": _SIZE,
+    "num_experts": _DEPTH,
+    "num_experts_per_tok": _DEPTH,
+    "rms_norm_eps": _EPS,
+    "bitlinear_norm_eps": _EPS,
+    "rope_base": (1, 1e12),
+    "max_new_tokens": _SIZE,
+    "top_k": (0, 2**20),
+    "top_p": (1e-6, 1),
+}
 
 _MULTIPLES = [
     ("image_size", "patch_size"),
@@ -205,14 +222,19 @@ _MULTIPLES = [
 ]
 
 
+def _is_text(value: Any) -> bool:
+    """A text that UTF-8 can hold: JSON can also say half of a surrogate pair."""
+    return type(value) is str and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 _TYPE_CHECKS: dict[Any, Callable[[Any], bool]] = {
     int: lambda v: type(v) is int,
-    float: lambda v: type(v) in (int, float) and math.isfinite(v),
+    float: lambda v: type(v) in (int, float),
     bool: lambda v: type(v) is bool,
-    str: lambda v: type(v) is str,
-    tuple[str, ...]: lambda v: type(v) is tuple and all(type(item) is str for item in v),
+    str: _is_text,
+    tuple[str, ...]: lambda v: type(v) is tuple and all(map(_is_text, v)),
     tuple[int, ...]: lambda v: type(v) is tuple and all(type(item) is int for item in v),
-    Mapping[str, str]: lambda v: isinstance(v, Mapping) and all(type(item) is str for kv in v.items() for item in kv),
+    Mapping[str, str]: lambda v: isinstance(v, Mapping) and all(_is_text(item) for kv in v.items() for item in kv),
 }
 
 
@@ -222,7 +244,12 @@ def _check_types(config: EmberNetConfig) -> None:
         value = getattr(config, f.name)
         if not _TYPE_CHECKS[f.type](value):
             kind = getattr(f.type, "__name__", str(f.type))
-            raise InputError(f"config: {f.name} has the wrong type (found {value!r}, expected {kind})")
+            raise InputError(f"{f.name} has the wrong type (found {value!r:.80}, expected {kind})")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # so that NaN is refused too
+        raise InputError(f"{name} must lie between {low} and {high} (found {value!r:.80})")
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
