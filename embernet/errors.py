@@ -27,6 +27,12 @@ class BundleError(EmbernetError):
     exit_code = 4
 
 
+class OutOfMemoryError(EmbernetError):
+    """Something does not fit in memory."""
+
+    exit_code = 5
+
+
 class MissingExtraError(EmbernetError):
     """A command needs a package of an extra that is not installed."""
 

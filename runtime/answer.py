@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class EncodedImage:
     """An image as the decoder sees it; every verb takes it in place of an image.
 
-    features (1, I, H). width and height are those of the upright original; sha256 is of the encoded file, if there
-    was one. vision_ms is 0 if the features came from the cache.
+    features (1, I, H), read-only. width and height are those of the upright original; sha256 is of the encoded file,
+    if there was one. vision_ms is 0 if the features came from the cache.
     """
 
     features: NDArray[np.float32]
@@ -27,7 +27,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Usage:
-    """Positions of the sequence: image, prompt, and generated tokens, the end token among them."""
+    """Positions of the sequence that this answer added: image, prompt, and generated tokens, the end token too."""
 
     image_tokens: int
     prompt_tokens: int
@@ -55,7 +55,8 @@ class Routing:
     def share(self) -> dict[str, float]:
         """Share of each expert in all choices, by name; sums to 1, or to 0 if nothing was generated."""
         totals = np.sum(self.counts, axis=0) if self.counts else np.zeros(len(self.experts))
-        return {name: float(t / max(totals.sum(), 1)) for name, t in zip(self.experts, totals, strict=True)}
+        shares = totals / max(totals.sum(), 1)
+        return dict(zip(self.experts, shares.tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         return {"experts": list(self.experts), "counts": [list(c) for c in self.counts], "share": self.share()}
@@ -63,7 +64,10 @@ class Routing:
 
 @dataclass
 class Timings:
-    """Milliseconds of one answer. The four stages are all there is: total_ms is their sum."""
+    """Milliseconds of one answer. The four stages are all there is: total_ms is their sum.
+
+    preprocess_ms and vision_ms are 0 if the image was encoded before: then the EncodedImage knows them.
+    """
 
     preprocess_ms: float = 0.0
     vision_ms: float = 0.0

@@ -19,10 +19,15 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.bin"
 TOKENIZER_FILE = "tokenizer.json"
+GRAPH_FILES = ("vision.onnx", "embedding.onnx", "decoder.onnx")
 SUFFIX = ".ember"
 DEFAULT_MODEL = "spark"
 # In manifests: how many ternary weights are -1, 0 and +1.
 LEVEL_NAMES = ("minus_one", "zero", "plus_one")
+
+MAX_CONTEXT_LENGTH = 2**20
+MAX_VOCAB_SIZE = 2**24
+MAX_EXPERTS = 4096
 
 _BUILT_IN = Path(__file__).parent / "models"
 
@@ -73,7 +78,7 @@ class Manifest:
     image: ImageFormat
     prompt: PromptFormat
     generation: GenerationDefaults
-    parameters: Mapping[str, int]
+    parameters: Mapping[str, Any]
     bytes_by_kind: Mapping[str, int]
     files: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
@@ -85,12 +90,6 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-
-    def file(self, name: str) -> Path:
-        """Path of a file that the manifest lists; BundleError if it does not."""
-        if name not in self.manifest.files:
-            raise BundleError(f"{self.path}: holds no {name}", hint="export the model again")
-        return self.path / name
 
     def has_tokenizer(self) -> bool:
         return TOKENIZER_FILE in self.manifest.files
@@ -105,10 +104,15 @@ class Bundle:
         return sum(entry["bytes"] for entry in self.manifest.files.values())
 
     def verify(self, progress: Callable[[int], object] = lambda _count: None) -> None:
-        """Read every file and compare its hash; BundleError names the first that differs.
+        """Read every file and compare its hash; BundleError names the first that differs or is not listed.
 
         progress is called with the number of bytes read since the last call.
         """
+        for file in sorted(self.path.iterdir()):
+            if file.is_file() and file.name not in (MANIFEST_FILE, *self.manifest.files):
+                raise BundleError(
+                    f"{file}: not a file of this bundle (the manifest does not list it)", hint="remove it"
+                )
         for name, entry in self.manifest.files.items():
             if file_sha256(self.path / name, progress) != entry["sha256"]:
                 raise BundleError(
@@ -167,8 +171,8 @@ def open_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
     if not manifest_path.is_file():
         raise BundleError(f"{path}: not a bundle (it holds no {MANIFEST_FILE})")
     try:
-        values = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        values = json.loads(manifest_path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{manifest_path}: not readable as JSON ({error})") from None
     manifest = parse_manifest(values, str(manifest_path))
     for name, entry in manifest.files.items():
@@ -181,6 +185,10 @@ def open_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
                 hint="copy or export the bundle again",
             )
     return Bundle(path, manifest)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def parse_manifest(values: Any, where: str) -> Manifest:
@@ -197,42 +205,53 @@ def parse_manifest(values: Any, where: str) -> Manifest:
     tokens, image, prompt = top.section("tokens"), top.section("image"), top.section("prompt")
     generation = top.section("generation")
     files = top.section("files").values
+    for name in (WEIGHTS_FILE, *GRAPH_FILES):
+        if name not in files:
+            raise BundleError(f"{where}: files lists no {name}", hint="export the model again")
     for name in files:
         if not name or Path(name).name != name or name in (".", "..", MANIFEST_FILE) or "\\" in name:
             raise BundleError(f"{where}: {name!r} is not a plain file name")
         entry = _Reader(files[name], f"{where}: files.{name}")
         entry.integer("bytes")
         entry.text("sha256")
+    quantizer, precision, parameters = top.section("quantizer"), top.section("precision"), top.section("parameters")
+    quantizer.text("weights")
+    quantizer.integer("activation_bits")
+    quantizer.section("levels").integers()
+    for name in ("total", "ternary", "active"):
+        parameters.integer(name)
+    parameters.section("parts").integers()
+    vocab_size = tokens.integer("vocab_size", low=1, high=MAX_VOCAB_SIZE)
     return Manifest(
         name=top.text("name"),
         family=top.text("family"),
         config=top.section("config").values,
-        quantizer=top.section("quantizer").values,
-        precision=top.section("precision").values,
-        vocab_size=tokens.integer("vocab_size", low=1),
-        context_length=tokens.integer("context_length", low=1),
-        bos_token_id=tokens.integer("bos_token_id"),
-        eos_token_id=tokens.integer("eos_token_id"),
-        experts=tuple(top.texts("experts")),
+        quantizer=quantizer.values,
+        precision=precision.texts(),
+        vocab_size=vocab_size,
+        context_length=tokens.integer("context_length", low=1, high=MAX_CONTEXT_LENGTH),
+        bos_token_id=tokens.integer("bos_token_id", high=vocab_size - 1),
+        eos_token_id=tokens.integer("eos_token_id", high=vocab_size - 1),
+        experts=top.names("experts", MAX_EXPERTS),
         image=ImageFormat(
             size=image.integer("size", low=1, high=4096),
             resample=image.choice("resample", ("bicubic", "bilinear")),
-            mean=image.numbers("mean", 3),
-            std=image.numbers("std", 3),
+            mean=image.three_numbers("mean", -1e6, 1e6),
+            std=image.three_numbers("std", 1e-6, 1e6),
         ),
         prompt=PromptFormat(
             template=prompt.template("template"),
             turn=prompt.template("turn"),
-            prompts={str(key): str(text) for key, text in prompt.section("prompts").values.items()},
+            prompts=prompt.section("prompts").texts(),
         ),
         generation=GenerationDefaults(
             max_new_tokens=generation.integer("max_new_tokens", low=1),
-            temperature=generation.number("temperature"),
+            temperature=generation.number("temperature", 0, 1e6),
             top_k=generation.integer("top_k"),
-            top_p=generation.number("top_p"),
+            top_p=generation.number("top_p", 1e-6, 1),
         ),
-        parameters=top.section("parameters").values,
-        bytes_by_kind=top.section("bytes").values,
+        parameters=parameters.values,
+        bytes_by_kind=top.section("bytes").integers(),
         files=files,
         provenance=top.section("provenance").values,
     )
@@ -274,20 +293,32 @@ class _Reader:
     def integer(self, key: str, low: int = 0, high: int = 2**53) -> int:
         value = int(self._get(key, int, "a whole number"))
         if not low <= value <= high:
-            raise BundleError(f"{self._where}: {key} is {value} (expected {low} to {high})")
+            raise BundleError(f"{self._where}: {key} is {value!r:.80} (expected {low} to {high})")
         return value
 
-    def number(self, key: str) -> float:
-        return float(self._get(key, (int, float), "a number"))
+    def integers(self) -> dict[str, int]:
+        """The whole object, whose values are all counts."""
+        return {key: self.integer(key) for key in self.values}
 
-    def numbers(self, key: str, count: int) -> Any:
-        values = self._get(key, list, f"{count} numbers")
-        if len(values) != count or not all(isinstance(v, int | float) for v in values):
-            raise BundleError(f"{self._where}: {key} must hold {count} numbers")
-        return tuple(float(v) for v in values)
+    def texts(self) -> dict[str, str]:
+        """The whole object, whose values are all texts."""
+        return {key: self.text(key) for key in self.values}
 
-    def texts(self, key: str) -> list[str]:
+    def number(self, key: str, low: float, high: float) -> float:
+        value = self._get(key, (int, float), "a number")
+        if not low <= value <= high:
+            raise BundleError(f"{self._where}: {key} is {value!r:.80} (expected {low:g} to {high:g})")
+        return float(value)
+
+    def three_numbers(self, key: str, low: float, high: float) -> tuple[float, float, float]:
+        values = self._get(key, list, "3 numbers")
+        if len(values) != 3 or not all(type(v) in (int, float) and low <= v <= high for v in values):
+            raise BundleError(f"{self._where}: {key} must hold 3 numbers from {low:g} to {high:g}")
+        red, green, blue = map(float, values)
+        return red, green, blue
+
+    def names(self, key: str, most: int) -> tuple[str, ...]:
         values = self._get(key, list, "a list of texts")
-        if not all(isinstance(v, str) for v in values):
-            raise BundleError(f"{self._where}: {key} must hold texts")
-        return values
+        if len(values) > most or not all(isinstance(v, str) for v in values):
+            raise BundleError(f"{self._where}: {key} must hold texts (at most {most})")
+        return tuple(values)

@@ -1,5 +1,6 @@
 """A conversation about an image, with real history: earlier turns stay in the context the model reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -58,40 +59,44 @@ class Chat:
     ) -> Answer | AnswerStream:
         """Ask the next question. A streamed answer that is not read to its end counts as far as it was read."""
         answer = self._next_answer(question, options)
-        self.turns.append(Turn(question, answer))
         return answer if stream else answer.finish()
 
     def _next_answer(self, question: str, options: GenerationOptions) -> AnswerStream:
+        """The answer to come, remembered as the last turn. A question that is refused makes nothing forgotten."""
         model = self._model
-        room = min(model.max_new_tokens(options.get("max_tokens")), model.context_length // 4)
-        if not self._keep_history:
-            self.clear()
-        if self.turns:
-            self.turns[-1].stream.close()
-            last = self.turns[-1].answer
-            if not last.token_ids:
-                self.turns.pop()
+        decoding = model.read_options(options)
+        room = min(decoding[0], model.context_length // 4)
+        turns, context = (list(self.turns), self._context) if self._keep_history else ([], None)
+        if turns:
+            turns[-1].stream.close()
+            last = turns[-1].answer
             if last.finish_reason == "interrupted":
-                self._context = None  # its end is not known, so it is built anew
-        if self._context is not None:
+                context = None  # its end is not known, so it is built anew
+            if not last.token_ids:
+                turns.pop()
+        answer = None
+        if context is not None and turns:
             prompt = self._encode(question, first=False)
             # The last token of an answer is not fed back, so the context does not hold it yet.
-            pending = self.turns[-1].answer.token_ids[-1:]
-            if self._context.length + len(pending) + len(prompt.ids) + room <= self._context.capacity:
-                return model.begin_answer(self._context, prompt, None, options, pending)
-        num_image = self.image.features.shape[0] * self.image.features.shape[1]
-        prompt = self._whole_conversation(question)
-        while self.turns and num_image + len(prompt.ids) + room > model.context_length:
-            self.turns.pop(0)
-            prompt = self._whole_conversation(question)
-        # A conversation grows, so its context reaches as far as the model does.
-        self._context = model.new_context(len(prompt.ids), self.image.features, room=model.context_length)
-        return model.begin_answer(self._context, prompt, self.image, options)
+            pending = turns[-1].answer.token_ids[-1:]
+            if context.length + len(pending) + len(prompt.ids) + room <= context.capacity:
+                answer = model.begin_answer(context, prompt, None, decoding, pending)
+        if answer is None:
+            num_image = self.image.features.shape[1]
+            prompt = self._whole_conversation(turns, question)
+            while turns and num_image + len(prompt.ids) + room > model.context_length:
+                turns.pop(0)
+                prompt = self._whole_conversation(turns, question)
+            # A conversation grows, so its context reaches as far as the model does.
+            context = model.new_context(len(prompt.ids), self.image.features, room=model.context_length)
+            answer = model.begin_answer(context, prompt, self.image, decoding)
+        self.turns, self._context = [*turns, Turn(question, answer)], context
+        return answer
 
-    def _whole_conversation(self, question: str) -> Encoded:
+    def _whole_conversation(self, turns: Sequence[Turn], question: str) -> Encoded:
         """Token ids of the remembered turns with their answers, and of the new question."""
         ids: list[int] = []
-        for turn in self.turns:
+        for turn in turns:
             ids += [*self._encode(turn.question, first=not ids).ids, *turn.answer.token_ids]
         prompt = self._encode(question, first=not ids)
         return Encoded(ids + prompt.ids, prompt.unknown_words)
@@ -99,4 +104,4 @@ class Chat:
     def _encode(self, question: str, first: bool) -> Encoded:
         if first:
             return self._model.encode_first_turn(question)
-        return self._model.codec.encode(self._model.manifest.prompt.turn.replace("{prompt}", question))
+        return self._model.codec.encode(self._model.manifest.prompt.turn, question)

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from embernet.runtime.bundle import DEFAULT_MODEL, TOKENIZER_FILE, Bundle, open_
 from embernet.runtime.generation import generate
 from embernet.runtime.image import ImageSource, load_image, preprocess
 from embernet.runtime.pipelines.base import Context, Pipeline
-from embernet.runtime.sampling import Sampler, Sampling
+from embernet.runtime.sampling import Sampler, Sampling, require_whole
 from embernet.runtime.stream import AnswerStream
 from embernet.runtime.text import Encoded, TextCodec
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 AnyImage: TypeAlias = ImageSource | EncodedImage
 
 ENCODED_IMAGES_KEPT = 8
+MAX_THREADS = 256
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -65,11 +66,17 @@ def load(
     BundleError if there is no such bundle, or it is broken or too new.
     """
     started = time.perf_counter()
+    if threads is not None:
+        require_whole("threads", threads, 1, MAX_THREADS)
     bundle = open_bundle(path_or_name)
     longest = bundle.manifest.context_length
-    if context is not None and not 1 <= context <= longest:
-        raise InputError(f"context must be from 1 to {longest} for this model (found {context})")
-    pipeline = get_family(bundle.manifest.family).part("pipeline")(bundle, threads)
+    if context is not None:
+        require_whole("context", context, 1, longest)
+    try:
+        family = get_family(bundle.manifest.family)
+    except InputError as error:
+        raise BundleError(f"{bundle.path}: {error}", hint="pip install --upgrade embernet") from None
+    pipeline = family.part("pipeline")(bundle, threads)
     return Model(bundle, pipeline, context or longest, load_ms=(time.perf_counter() - started) * 1e3)
 
 
@@ -89,15 +96,25 @@ class Model:
 
     def encode(self, image: AnyImage) -> EncodedImage:
         """Encode an image once, to ask about it many times. Recent images are remembered by content, never by path."""
+        shape = (1, *self._pipeline.features_shape)
         if isinstance(image, EncodedImage):
+            if image.features.shape != shape:
+                raise InputError(
+                    f"{image.name}: was encoded by another model (found {image.features.shape}, expected {shape})"
+                )
             return image
         started = time.perf_counter()
         loaded = load_image(image)
         pixel_values = preprocess(loaded.rgb, self.manifest.image)
         preprocessed = time.perf_counter()
         key = hashlib.sha256(pixel_values.data).digest()
+        vision_ms = 0.0
         if key not in self._features:
-            self._features[key] = self._pipeline.encode(pixel_values)
+            encoding = time.perf_counter()
+            features = self._pipeline.encode(pixel_values)
+            vision_ms = (time.perf_counter() - encoding) * 1e3
+            features.flags.writeable = False  # every caller gets the same array
+            self._features[key] = features
             if len(self._features) > ENCODED_IMAGES_KEPT:
                 self._features.popitem(last=False)
         self._features.move_to_end(key)
@@ -108,7 +125,7 @@ class Model:
             height=loaded.rgb.height,
             sha256=loaded.sha256,
             preprocess_ms=(preprocessed - started) * 1e3,
-            vision_ms=(time.perf_counter() - preprocessed) * 1e3,
+            vision_ms=vision_ms,
         )
 
     @overload
@@ -162,8 +179,8 @@ class Model:
 
     def forward(self, input_ids: Sequence[int], pixel_values: NDArray[np.float32] | None = None) -> Forward:
         """Logits and router choices of every position: image positions, if pixel_values (N, 3, S, S), then text."""
-        features = None if pixel_values is None else self._pipeline.encode(pixel_values)
-        step = self.new_context(len(input_ids), features, room=0).feed(list(input_ids), features, keep=0)
+        ids, features = self._token_ids(input_ids), self._image_features(pixel_values)
+        step = self.new_context(len(ids), features, room=0).feed(ids, features, keep=0)
         return Forward(step.logits, step.experts, step.weights)
 
     def generate_ids(
@@ -174,11 +191,10 @@ class Model:
         **sampling: "Unpack[SamplingOptions]",
     ) -> list[int]:
         """Continue a sequence; the end token, if it came, is the last of the new ids."""
-        features = None if pixel_values is None else self._pipeline.encode(pixel_values)
-        limit = self.max_new_tokens(max_new_tokens)
-        context = self.new_context(len(input_ids), features, room=limit)
-        first = context.feed(list(input_ids), features)
-        tokens = generate(context, first, self.sampler(sampling), self.manifest.eos_token_id, limit)
+        limit, sampler = self.read_options({"max_tokens": max_new_tokens, **sampling})
+        ids, features = self._token_ids(input_ids), self._image_features(pixel_values)
+        context = self.new_context(len(ids), features, room=limit)
+        tokens = generate(context, context.feed(ids, features), sampler, self.manifest.eos_token_id, limit)
         return [token for token, _ in tokens]
 
     # --- the layer below the verbs ----------------------------------------------------------------------------------
@@ -192,24 +208,31 @@ class Model:
                     f"{self.bundle.path}: holds no tokenizer, so it cannot read or write text",
                     hint="export it again with --tokenizer tokenizer.json",
                 )
-            self._codec = TextCodec(self.bundle.file(TOKENIZER_FILE), self.manifest.vocab_size)
+            self._codec = TextCodec(self.bundle.path / TOKENIZER_FILE, self.manifest.vocab_size)
         return self._codec
 
     def encode_first_turn(self, question: str) -> Encoded:
         """Token ids of a conversation's first turn, the beginning-of-sequence token in front."""
-        encoded = self.codec.encode(self.manifest.prompt.template.replace("{prompt}", question))
+        encoded = self.codec.encode(self.manifest.prompt.template, question)
         return Encoded([self.manifest.bos_token_id, *encoded.ids], encoded.unknown_words)
 
-    def max_new_tokens(self, requested: int | None) -> int:
-        if requested is not None and requested < 1:
-            raise InputError(f"the number of new tokens must be 1 or more (found {requested})")
-        return requested or self.manifest.generation.max_new_tokens
-
-    def sampler(self, options: SamplingOptions) -> Sampler:
+    def read_options(self, options: GenerationOptions) -> tuple[int, Sampler]:
+        """The most new tokens and the sampler; InputError if an option is impossible."""
+        known = GenerationOptions.__optional_keys__
+        for name in options:
+            if name not in known:
+                raise TypeError(f"unknown option {name!r} (known: {', '.join(sorted(known))})")
         defaults = self.manifest.generation
-        given = {name: value for name, value in options.items() if value is not None}
-        values = {"temperature": defaults.temperature, "top_k": defaults.top_k, "top_p": defaults.top_p} | given
-        return Sampler(Sampling(**values))  # type: ignore[arg-type]
+        values: dict[str, Any] = {
+            "max_tokens": defaults.max_new_tokens,
+            "temperature": defaults.temperature,
+            "top_k": defaults.top_k,
+            "top_p": defaults.top_p,
+        }
+        values |= {name: value for name, value in options.items() if value is not None}
+        limit = values.pop("max_tokens")
+        require_whole("the number of new tokens", limit, low=1)
+        return limit, Sampler(Sampling(**values))
 
     def new_context(self, num_text: int, features: NDArray[np.float32] | None, room: int) -> Context:
         """A context for so many text tokens after the image's, with room for an answer as far as the model reaches."""
@@ -227,32 +250,65 @@ class Model:
         context: Context,
         prompt: Encoded,
         image: EncodedImage | None,
-        options: GenerationOptions,
+        decoding: tuple[int, Sampler],
         pending: Sequence[int] = (),
+        timings: Timings | None = None,
     ) -> AnswerStream:
         """An answer to `prompt` in `context`: the image's tokens, if one is given, pending ids, then the prompt's.
 
-        pending: the end of the answer before, which the context does not hold yet.
+        decoding: from `read_options`. pending: the end of the answer before, which the context does not hold yet.
+        timings: what the answer has taken so far.
         """
-        limit = self.max_new_tokens(options.get("max_tokens"))
-        sampling: SamplingOptions = {k: v for k, v in options.items() if k != "max_tokens"}  # type: ignore[assignment]
+        limit, sampler = decoding
         words = ", ".join(repr(word) for word in dict.fromkeys(prompt.unknown_words))
         return AnswerStream(
             context=context,
             input_ids=[*pending, *prompt.ids],
+            prompt_tokens=len(prompt.ids),
             image_features=None if image is None else image.features,
-            sampler=self.sampler(sampling),
+            sampler=sampler,
             max_new_tokens=limit,
             eos_token_id=self.manifest.eos_token_id,
             codec=self.codec,
             expert_names=self.manifest.experts,
-            timings=Timings() if image is None else Timings(image.preprocess_ms, image.vision_ms),
+            timings=timings or Timings(),
             warnings=(f"{self.manifest.name} does not know {words}",) if words else (),
         )
 
     def _ask(self, image: AnyImage, question: str, options: GenerationOptions) -> AnswerStream:
+        limit, sampler = self.read_options(options)
         prompt = self.encode_first_turn(question)
         encoded = self.encode(image)
-        room = self.max_new_tokens(options.get("max_tokens"))
-        context = self.new_context(len(prompt.ids), encoded.features, room)
-        return self.begin_answer(context, prompt, encoded, options)
+        timings = Timings() if encoded is image else Timings(encoded.preprocess_ms, encoded.vision_ms)
+        context = self.new_context(len(prompt.ids), encoded.features, room=limit)
+        return self.begin_answer(context, prompt, encoded, (limit, sampler), timings=timings)
+
+    def _token_ids(self, input_ids: Sequence[int]) -> list[int]:
+        """The ids as plain numbers; InputError unless they are a row of whole numbers inside the vocabulary."""
+        try:
+            ids = np.asarray(input_ids)
+        except ValueError:  # rows of different lengths
+            ids = np.array(None)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise InputError(f"token ids must be one row of whole numbers (found {input_ids!r:.80})")
+        last = self.manifest.vocab_size - 1
+        if ids.size and not 0 <= ids.min() <= ids.max() <= last:
+            raise InputError(f"token ids must be from 0 to {last} (found {ids.min()} to {ids.max()})")
+        return [int(token) for token in ids]
+
+    def _image_features(self, pixel_values: NDArray | None) -> NDArray[np.float32] | None:
+        """Features of pixel_values (N, 3, S, S) of any kind of number; InputError if they have another shape."""
+        if pixel_values is None:
+            return None
+        size = self.manifest.image.size
+        array = np.asarray(pixel_values)
+        if array.ndim != 4 or array.shape[0] < 1 or array.shape[1:] != (3, size, size) or array.dtype.kind not in "fiu":
+            raise InputError(
+                f"pixel_values must be numbers of the shape (N, 3, {size}, {size}) "
+                f"(found {array.dtype} of the shape {array.shape})"
+            )
+        with np.errstate(over="ignore"):
+            pixels = np.ascontiguousarray(array, np.float32)
+        if not np.isfinite(pixels).all():
+            raise InputError("pixel_values must be finite (found NaN or infinity)")
+        return self._pipeline.encode(pixels)

@@ -1,6 +1,7 @@
 """Choosing the next token from its logits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,25 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature must be 0 or more (found {self.temperature})")
-        if self.top_k < 0:
-            raise InputError(f"top_k must be 0 or more (found {self.top_k})")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be above 0 and at most 1 (found {self.top_p})")
-        if self.seed is not None and self.seed < 0:
-            raise InputError(f"seed must be 0 or more (found {self.seed})")
+        if not _is_number(self.temperature) or not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature must be a finite number, 0 or more (found {self.temperature!r})")
+        require_whole("top_k", self.top_k, low=0)
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1 (found {self.top_p!r})")
+        if self.seed is not None:
+            require_whole("seed", self.seed, low=0)
+
+
+def require_whole(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """InputError unless a value is a whole number from low to high; high None = any."""
+    whole = not isinstance(value, bool) and isinstance(value, int | np.integer)
+    if not (whole and low <= value and (high is None or value <= high)):
+        bounds = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise InputError(f"{name} must be {bounds}, a whole number (found {value!r:.80})")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 class Sampler:
@@ -49,7 +61,8 @@ class Sampler:
 
 def token_probabilities(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float64]:
     """logits (V,) -> probabilities (V,) after temperature, top-k and top-p, in this order."""
-    scaled = logits.astype(np.float64) / sampling.temperature
+    with np.errstate(over="ignore"):  # a tiny temperature takes all but the best token to -infinity
+        scaled = (logits.astype(np.float64) - logits.max()) / sampling.temperature
     if 0 < sampling.top_k < len(scaled):
         kth = np.partition(scaled, -sampling.top_k)[-sampling.top_k]
         scaled[scaled < kth] = -np.inf

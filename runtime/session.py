@@ -8,18 +8,19 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from embernet.errors import BundleError
+from embernet.errors import BundleError, EmbernetError, OutOfMemoryError
 
-# Below this many bytes of ternary weights, unpacking them once at load is worth its memory.
+# Below this many bytes of weights, unpacking them once at load is worth its memory.
 FOLD_BELOW_BYTES = 8 * 2**20
+FLOAT, INT64 = "tensor(float)", "tensor(int64)"
 _FATAL = 4  # errors are raised, so the engine need not print them as well
 
 
 class Graph:
     """An opened graph. Whatever the engine dislikes is a BundleError that names the file."""
 
-    def __init__(self, path: Path, threads: int | None, ternary_bytes: int) -> None:
-        """threads None = one per core. ternary_bytes: size of the bundle's ternary weights."""
+    def __init__(self, path: Path, threads: int | None, weight_bytes: int) -> None:
+        """threads None = one per core. weight_bytes: size of the bundle's weights."""
         self.path = path
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
@@ -28,7 +29,7 @@ class Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Without native operators ONNX Runtime inlines the function bodies. Folding them would unpack every weight
         # to float32 at load: 2.8 GB for the full-size model.
-        disabled = ["ConstantFolding"] if ternary_bytes >= FOLD_BELOW_BYTES else None
+        disabled = ["ConstantFolding"] if weight_bytes >= FOLD_BELOW_BYTES else None
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
@@ -36,33 +37,35 @@ class Graph:
         except Exception as error:  # the engine raises a class of its own per failure, all directly under Exception
             raise self._failed("cannot load it", error) from None
 
-    def require_interface(self, shapes: Mapping[str, Sequence[int | None]]) -> None:
-        """BundleError unless the graph has inputs and outputs of these names and sizes; None = any size.
+    def require_interface(self, expected: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
+        """BundleError unless the graph has inputs and outputs of these names, types and sizes; None = any size.
 
         Arrays are bound by address later on, so a graph that does not fit its manifest must not get that far.
         """
         session = self._session
         values = [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
-        found = {value.name: value.shape for value in values}
-        for name, shape in shapes.items():
-            actual = found.get(name)
+        found = {value.name: (value.type, value.shape) for value in values}
+        for name, (kind, shape) in expected.items():
+            actual_kind, actual = found.get(name, ("nothing", ()))
             if (
-                actual is None
+                actual_kind != kind
                 or len(actual) != len(shape)
                 or any(want not in (None, size) for want, size in zip(shape, actual, strict=True))
             ):
                 raise BundleError(
-                    f"{self.path}: its inputs and outputs do not belong to its configuration ({name}: found {actual}, "
-                    f"expected {list(shape)})",
+                    f"{self.path}: its inputs and outputs do not belong to its configuration ({name}: found "
+                    f"{actual_kind} {list(actual)}, expected {kind} {list(shape)})",
                     hint="export the model again",
                 )
 
-    def run(self, output: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Run on arrays and return one output."""
+    def run(self, output: str, shape: tuple[int, ...], inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Run on arrays and return one output, which must have this shape."""
         try:
             (result,) = self._session.run([output], dict(inputs))
         except Exception as error:
             raise self._failed("cannot run it", error) from None
+        if result.shape != shape:
+            raise BundleError(f"{self.path}: {output} has a wrong shape (found {result.shape}, expected {shape})")
         return result
 
     def run_in_place(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
@@ -70,14 +73,18 @@ class Graph:
 
         An input and an output may be the same array; GroupQueryAttention then appends to its cache in place.
         """
-        binding = self._session.io_binding()
-        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-            for name, array in arrays.items():
-                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         try:
+            binding = self._session.io_binding()
+            for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+                for name, array in arrays.items():
+                    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise self._failed("cannot run it", error) from None
 
-    def _failed(self, problem: str, error: Exception) -> BundleError:
-        return BundleError(f"{self.path}: ONNX Runtime {problem} ({str(error).splitlines()[0]})")
+    def _failed(self, problem: str, error: Exception) -> EmbernetError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # The engine has no class of its own for this.
+        if isinstance(error, MemoryError) or "bad_alloc" in reason or "Failed to allocate memory" in reason:
+            return OutOfMemoryError(f"{self.path}: does not fit in memory ({reason})")
+        return BundleError(f"{self.path}: ONNX Runtime {problem} ({reason})")

@@ -16,6 +16,7 @@ from embernet.runtime.text import TextCodec
 class AnswerStream(Iterator[str]):
     """Iterate for the pieces of text; `answer` holds what there is so far, whole once the iterator is used up.
 
+    input_ids begin with what the context still lacks of the answer before; the last prompt_tokens of them are new.
     Only the model's own time is counted, not what the caller does between two pieces.
     """
 
@@ -23,6 +24,7 @@ class AnswerStream(Iterator[str]):
         self,
         context: Context,
         input_ids: list[int],
+        prompt_tokens: int,
         image_features: NDArray[np.float32] | None,
         sampler: Sampler,
         max_new_tokens: int,
@@ -32,20 +34,18 @@ class AnswerStream(Iterator[str]):
         timings: Timings,
         warnings: tuple[str, ...],
     ) -> None:
-        self._context = context
-        self._input_ids = input_ids
-        self._image_features = image_features
-        self._sampler = sampler
-        self._max_new_tokens = max_new_tokens
+        self._prompt_tokens = prompt_tokens
+        self._image_tokens = 0 if image_features is None else image_features.shape[1]
         self._eos_token_id = eos_token_id
-        self._codec = codec
+        self._text = codec.stream()
         self._expert_names = expert_names
         self._timings = timings
         self._warnings = warnings
         self._ids: list[int] = []
         self._choices: list[NDArray[np.int64]] = []
         self._finish_reason = "interrupted"
-        self._pieces = self._run()
+        # The context belongs to the generator alone: its memory is free once the answer is finished.
+        self._pieces = self._run(context, input_ids, image_features, sampler, max_new_tokens)
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -57,11 +57,10 @@ class AnswerStream(Iterator[str]):
     @property
     def answer(self) -> Answer:
         """The answer so far."""
-        num_image = 0 if self._image_features is None else self._image_features.shape[0] * self._image_features.shape[1]
         return Answer(
-            text=self._codec.decode(self._ids),
+            text=self._text.text,
             finish_reason=self._finish_reason,
-            usage=Usage(num_image, len(self._input_ids), len(self._ids)),
+            usage=Usage(self._image_tokens, self._prompt_tokens, len(self._ids)),
             routing=Routing.count(self._expert_names, self._choices),
             timings=self._timings,
             token_ids=tuple(self._ids),
@@ -74,21 +73,29 @@ class AnswerStream(Iterator[str]):
             pass
         return self.answer
 
-    def _run(self) -> Generator[str, None, None]:
+    def _run(
+        self,
+        context: Context,
+        input_ids: list[int],
+        image_features: NDArray[np.float32] | None,
+        sampler: Sampler,
+        max_new_tokens: int,
+    ) -> Generator[str, None, None]:
         started = time.perf_counter()
-        first = self._context.feed(self._input_ids, self._image_features)
+        first = context.feed(input_ids, image_features)
         self._timings.prefill_ms += (time.perf_counter() - started) * 1e3
-        text = self._codec.stream()
-        tokens = generate(self._context, first, self._sampler, self._eos_token_id, self._max_new_tokens)
+        tokens = generate(context, first, sampler, self._eos_token_id, max_new_tokens)
         while True:
             started = time.perf_counter()
             token, step = next(tokens, (None, first))
             if token is None:
                 break
-            piece = text.feed(token)
             self._ids.append(token)
+            piece = self._text.feed(token)
             self._choices.append(step.experts[:, -1])
             self._timings.decode_ms += (time.perf_counter() - started) * 1e3
             if piece:
                 yield piece
         self._finish_reason = "stop" if self._ids[-1] == self._eos_token_id else "length"
+        if piece := self._text.flush():
+            yield piece

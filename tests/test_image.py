@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embernet.errors import InputError
+from embernet.errors import InputError, OutOfMemoryError
 from embernet.runtime import image as image_module
 from embernet.runtime.bundle import ImageFormat
 from embernet.runtime.image import load_image, preprocess
@@ -87,7 +87,19 @@ def test_sixteen_bits_are_scaled_not_cut():
 
 
 def test_float_arrays_go_from_zero_to_one():
-    assert [p[0] for p in load_image(np.array([[-1.0, 0.5, 2.0]])).rgb.get_flattened_data()] == [0, 128, 255]
+    values = np.array([[0.0, 0.5, 1.0]])
+    for source in (values, values.astype(np.float32), Image.fromarray(values.astype(np.float32))):
+        assert [p[0] for p in load_image(source).rgb.get_flattened_data()] == [0, 128, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_32_bits_are_never_silently_black(dtype):
+    """A scientific TIFF of the values 0 to 200: what is white in it nobody knows."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.array([[0, 200]], dtype))
+    image.save(buffer, "TIFF")
+    for source in (image, buffer.getvalue()):
+        refused(source, "image: pixels .*must be")
 
 
 @pytest.mark.parametrize(
@@ -95,8 +107,14 @@ def test_float_arrays_go_from_zero_to_one():
     [
         (np.zeros((2, 2, 5), np.uint8), r"must have the shape .* \(found \(2, 2, 5\)\)"),
         (np.zeros((0, 4), np.uint8), "must have the shape"),
-        (np.full((2, 2), np.nan), "NaN"),
+        (np.full((2, 2), np.nan), "must be from 0 to 1 .found nan"),
+        (np.full((2, 2), 128.0), "must be from 0 to 1 .found 128 to 128"),
+        (np.full((2, 2), -0.1), "must be from 0 to 1"),
         (np.full((2, 2), "a"), "must be uint8"),
+        (np.full((2, 2), 200, np.int64), "must be uint8"),
+        (np.full((2, 2), 200, np.int16), "must be uint8"),
+        (np.full((2, 2), True), "must be uint8"),
+        (np.zeros((1, 70_000), np.uint8), "too large to decode"),
     ],
 )
 def test_arrays_that_are_no_images(array, match):
@@ -121,6 +139,56 @@ def test_missing_empty_and_foreign_files(tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     refused(tmp_path / "text.jpg", "text.jpg: not an image .the format is not known")
     refused(3, "an image must be a path")
+    refused("a\0b.jpg", "cannot be read .*null")
+
+
+class Broken:
+    """A file whose `read` gives `result`, or raises it."""
+
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+    def read(self, size: int) -> object:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def test_file_objects_that_cannot_be_read(tmp_path):
+    closed = io.BytesIO(b"data")
+    closed.close()
+    refused(closed, "cannot be read .*closed")
+    refused(Broken(OSError("unplugged")), "image: cannot be read .unplugged")
+    for result in (None, "text"):
+        refused(Broken(result), "image: cannot be read .found .*, expected bytes")
+
+
+def test_formats_that_are_programs_or_pages_are_not_opened(gradient):
+    for kind in ("EPS", "PDF"):
+        buffer = io.BytesIO()
+        gradient.save(buffer, kind)
+        refused(buffer.getvalue(), "not an image .the format is not known, or none of BMP")
+
+
+def test_odd_metadata_is_not_worth_a_warning(gradient):
+    # A count of 200 entries, and then nothing; the test would fail on a warning.
+    load_image(png(gradient, exif=b"Exif\0\0II*\0\x08\0\0\0\xc8\0"))
+
+
+def test_an_image_of_the_caller_is_left_alone(gradient):
+    gradient.getexif()[0x0112] = 6
+    before = gradient.tobytes()
+    assert load_image(gradient).rgb.size == (6, 8)
+    assert (gradient.size, gradient.tobytes()) == ((8, 6), before)
+
+
+def test_an_image_that_does_not_fit_in_memory(gradient, monkeypatch):
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(image_module, "_to_rgb", fail)
+    with pytest.raises(OutOfMemoryError, match="image: the image does not fit in memory"):
+        load_image(png(gradient))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
@@ -142,6 +210,16 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     )
     refused(bomb, "too large to decode")
     refused(png(Image.new("1", (20_000, 6_000))), r"too large to decode .found 20000 x 6000 pixels")
+    refused(png(Image.new("1", (70_000, 1))), r"too large to decode .*65,535 on a side")
+
+
+def test_formats_that_take_more_memory_have_a_smaller_limit(gradient, monkeypatch):
+    monkeypatch.setattr(image_module, "MAX_PIXELS_COSTLY", 40)
+    for kind in ("TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        gradient.save(buffer, kind)
+        refused(buffer.getvalue(), "at most 40 in all")
+    load_image(png(gradient))
 
 
 def test_an_endless_file_is_refused(monkeypatch):

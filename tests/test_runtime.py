@@ -1,12 +1,15 @@
 """The verbs: caption, ask, encode, chat; and the loop below them on a stand-in model."""
 
 import dataclasses
+import json
+import weakref
 
 import numpy as np
 import pytest
 
 from embernet.errors import BundleError, InputError
 from embernet.runtime import load
+from embernet.runtime.answer import Routing
 from embernet.runtime.bundle import open_bundle
 from embernet.runtime.generation import generate
 from embernet.runtime.model import Model
@@ -50,7 +53,7 @@ class StandInContext:
 
 
 class StandInPipeline:
-    num_image_tokens = 16
+    features_shape = (16, 64)
 
     def __init__(self) -> None:
         self.contexts: list[StandInContext] = []
@@ -115,17 +118,41 @@ def test_an_answer_says_what_it_used(stand_in, photo):
 
 
 def test_the_end_token_is_not_part_of_the_text(stand_in, photo):
-    answer = stand_in.ask(photo, "<pad>")
+    prompt = dataclasses.replace(stand_in.manifest.prompt, template="{prompt} <pad>")
+    stand_in.manifest = dataclasses.replace(stand_in.manifest, prompt=prompt)
+    answer = stand_in.ask(photo, "w10")
     assert (answer.text, answer.finish_reason, answer.token_ids) == ("", "stop", (1, 2))
 
 
-def test_timings_add_up(model, photo):
-    answer = model.ask(photo, "w10 w11", max_tokens=3)
+def test_special_tokens_that_a_user_types_are_not_special(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    chat.ask("w10 <image> w20 <eos>", max_tokens=1)
+    chat.ask("<im<image>age> w30", max_tokens=1)
+    (context,) = pipeline.contexts
+    unknown = 299
+    assert context.seen == [1, 7, 10, 20, 21, 8, unknown, unknown, 30]
+
+
+def test_a_prompt_that_is_no_text(stand_in, photo):
+    with pytest.raises(InputError, match="the prompt is not valid Unicode text .* at 4"):
+        stand_in.ask(photo, "w10 \udcff")
+
+
+def test_timings_add_up(tiny_bundle, photo):
+    answer = load(tiny_bundle).ask(photo, "w10 w11", max_tokens=3)
     t = answer.timings
     assert min(t.preprocess_ms, t.vision_ms, t.prefill_ms, t.decode_ms) > 0
     assert t.total_ms == t.preprocess_ms + t.vision_ms + t.prefill_ms + t.decode_ms
     assert answer.tokens_per_second > 0
     assert answer.to_dict()["timings"]["total_ms"] == t.total_ms
+
+
+def test_an_image_that_was_encoded_before_takes_no_time(model, photo):
+    model.encode(photo)
+    assert model.encode(photo).vision_ms == 0
+    assert model.ask(photo, "w10", max_tokens=1).timings.vision_ms == 0
+    for answer in (model.ask(model.encode(photo), "w10", max_tokens=1), model.chat(photo).ask("w10", max_tokens=1)):
+        assert answer.timings.preprocess_ms == answer.timings.vision_ms == 0
 
 
 def test_streaming_gives_the_same_text_and_the_same_answer(model, photo):
@@ -211,6 +238,19 @@ def test_an_encoded_image_is_accepted_everywhere(stand_in, pipeline, photo):
     assert pipeline.encoded == 1
 
 
+def test_an_encoded_image_cannot_be_changed(model, photo):
+    with pytest.raises(ValueError, match="read-only"):
+        model.encode(photo).features[:] = 0
+
+
+def test_an_image_that_another_model_encoded(stand_in, photo):
+    features = np.zeros((1, 64, 768), np.float32)
+    encoded = dataclasses.replace(stand_in.encode(photo), features=features, name="cat.png")
+    for refused in (stand_in.encode, stand_in.chat, lambda image: stand_in.ask(image, "w10")):
+        with pytest.raises(InputError, match=r"cat.png: was encoded by another model .found \(1, 64, 768\), expected"):
+            refused(encoded)
+
+
 # --- chat -----------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +262,30 @@ def test_a_conversation_stays_in_the_context(stand_in, pipeline, photo):
     # bos, first template, answer (its last token fed late), second template
     assert context.seen == [1, 7, 10, 11, 12, 8, 20, 21]
     assert context.images == 1
+    assert [turn.answer.usage.prompt_tokens for turn in chat.turns] == [3, 2]  # 12 is counted once
+
+
+@pytest.mark.parametrize(
+    ("question", "options"), [("w20 " * 100, {}), ("w20", {"top_p": 0.0}), ("w20", {"max_tokens": 0})]
+)
+def test_a_refused_question_forgets_nothing(stand_in, pipeline, photo, question, options):
+    chat = stand_in.chat(photo)
+    chat.ask("w10", max_tokens=2)
+    for _ in range(2):
+        with pytest.raises(InputError):
+            chat.ask(question, **options)
+    assert [turn.question for turn in chat.turns] == ["w10"]
+    chat.ask("w20", max_tokens=1)
+    assert pipeline.contexts[-1].seen == [1, 7, 10, 11, 12, 8, 20]
+
+
+def test_a_finished_answer_gives_the_context_back(stand_in, pipeline, photo):
+    chat = stand_in.chat(photo)
+    chat.ask("w10", max_tokens=2)
+    context = weakref.ref(pipeline.contexts.pop())
+    turns = chat.turns
+    chat.clear()
+    assert (turns[0].answer.text, context()) == ("w11 w12", None)
 
 
 def test_without_history_every_question_is_the_first(stand_in, pipeline, photo):
@@ -271,8 +335,9 @@ def test_clear_and_load_begin_anew(stand_in, pipeline, photo):
     assert pipeline.encoded == 2
 
 
+@pytest.mark.parametrize("question", ["w30", "<image> w30"])
 def test_a_real_conversation_equals_its_whole_text_at_once(
-    exact_bundle, tiny_tokenizer, tiny_checkpoint, tmp_path, photo
+    exact_bundle, tiny_tokenizer, tiny_checkpoint, tmp_path, photo, question
 ):
     from embernet.export.bundle import ExportOptions, export_bundle
 
@@ -280,9 +345,9 @@ def test_a_real_conversation_equals_its_whole_text_at_once(
     export_bundle(tiny_checkpoint, tmp_path / "x.ember", options)
     model = load(tmp_path / "x.ember")
     chat = model.chat(photo)
-    first, second = (chat.ask(question, max_tokens=5) for question in ("w20 w21", "w30"))
+    first, second = (chat.ask(question, max_tokens=5) for question in ("w20 w21", question))
     ids = [*model.encode_first_turn("w20 w21").ids, *first.token_ids]
-    ids += model.codec.encode(model.manifest.prompt.turn.replace("{prompt}", "w30")).ids
+    ids += model.codec.encode(model.manifest.prompt.turn, question).ids
     from embernet.runtime.image import load_image, preprocess
 
     pixels = preprocess(load_image(photo).rgb, model.manifest.image)
@@ -310,21 +375,58 @@ def test_token_ids_outside_the_vocabulary(model):
         model.forward([1, 300])
     with pytest.raises(InputError, match="must be from 0 to 299"):
         model.forward([-1])
+    with pytest.raises(InputError, match="must be from 0 to 299"):
+        model.forward([300], np.zeros((1, 3, 64, 64)))
     with pytest.raises(InputError, match="does not fit the context"):
         model.forward([])
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 2.0}])
-def test_impossible_options(model, photo, options):
-    with pytest.raises(InputError):
-        model.ask(photo, "w10", **options)
+@pytest.mark.parametrize("ids", [[1.5], [2**70], [[1, 2]], [[1], [1, 2]], [True], "12", None])
+def test_token_ids_that_are_none(model, ids):
+    with pytest.raises(InputError, match="token ids must be one row of whole numbers"):
+        model.forward(ids)
+    with pytest.raises(InputError, match="token ids must be one row of whole numbers"):
+        model.generate_ids(ids)
 
 
-def test_impossible_contexts(tiny_bundle):
-    for context in (0, 257):
-        with pytest.raises(InputError, match="context must be from 1 to 256"):
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 3, 32, 64), (0, 3, 64, 64), ()])
+def test_pixel_values_of_another_shape(model, shape):
+    with pytest.raises(InputError, match=r"pixel_values must be numbers of the shape .N, 3, 64, 64."):
+        model.forward([1], np.zeros(shape, np.float32))
+
+
+def test_pixel_values_are_any_finite_numbers(model):
+    pixels = np.random.default_rng(0).integers(0, 2, (1, 3, 64, 64))
+    expected = model.forward([1, 5], pixels.astype(np.float32)).logits
+    for values in (pixels, pixels.astype(np.float64)):
+        np.testing.assert_array_equal(model.forward(np.array([1, 5], np.int32), values).logits, expected)
+    with pytest.raises(InputError, match="must be numbers"):
+        model.forward([1], pixels.astype(str))
+    for value in (np.nan, np.inf, 1e300):
+        with pytest.raises(InputError, match="must be finite"):
+            model.forward([1], np.full((1, 3, 64, 64), value))
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"max_tokens": 1.5}, {"temperature": -1.0}, {"top_p": 2.0}])
+def test_impossible_options_are_refused_before_the_image_is_looked_at(model, options):
+    with pytest.raises(InputError, match="must be"):
+        model.ask("nothing.jpg", "w10", **options)
+
+
+def test_misspelt_options_name_the_known_ones(model, photo):
+    for call in (model.caption, model.chat(photo).ask, lambda image, **options: model.generate_ids([1], **options)):
+        with pytest.raises(TypeError, match="unknown option 'temprature' .known: max_tokens, seed, temperature, top_k"):
+            call(photo, temprature=None)
+
+
+def test_impossible_contexts_and_threads(tiny_bundle):
+    for context in (0, 257, 1.5, True, 10**30):
+        with pytest.raises(InputError, match="context must be from 1 to 256, a whole number"):
             load(tiny_bundle, context=context)
     assert load(tiny_bundle, context=40).context_length == 40
+    for threads in (0, 257, -1, 1.5, 10**30):
+        with pytest.raises(InputError, match="threads must be from 1 to 256, a whole number"):
+            load(tiny_bundle, threads=threads)
 
 
 def test_a_task_the_model_has_not_learnt(stand_in):
@@ -350,10 +452,51 @@ def test_a_character_of_several_tokens_is_never_cut(tmp_path):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     codec = TextCodec(tmp_path / "tokenizer.json", 1000)
-    ids = codec.encode(text).ids
+    ids = codec.encode("{prompt}", text).ids
     assert len(ids) > len(text)
     stream = codec.stream()
     pieces = [stream.feed(token) for token in ids]
-    assert "".join(pieces) == text
-    assert "\ufffd" not in "".join(pieces)
+    assert "".join(pieces) == stream.text == text
     assert "" in pieces
+    assert stream.flush() == ""
+    # An answer may end inside a character; what can be said of it is said.
+    stream = codec.stream()
+    assert "".join(stream.feed(token) for token in ids[:-2]) == "a "
+    assert stream.flush() == "\ufffd"
+    assert stream.text == "a \ufffd"
+
+
+def save_tokenizer(path, tokenizer_path, **changes) -> TextCodec:
+    values = json.loads(tokenizer_path.read_text()) | changes
+    path.write_text(json.dumps(values))
+    return TextCodec(path, 300)
+
+
+def test_a_tokenizers_own_truncation_and_padding_are_off(tiny_tokenizer, tmp_path):
+    codec = save_tokenizer(
+        tmp_path / "tokenizer.json",
+        tiny_tokenizer,
+        truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        padding={
+            "strategy": {"Fixed": 9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<pad>",
+        },
+    )
+    assert codec.encode("w8 {prompt}", "w9 w10").ids == [8, 9, 10]
+
+
+def test_a_tokenizer_that_fails_on_a_text(tiny_tokenizer, tmp_path):
+    model = {"type": "WordLevel", "vocab": {"w3": 3}, "unk_token": "<nothing>"}
+    codec = save_tokenizer(tmp_path / "tokenizer.json", tiny_tokenizer, model=model, added_tokens=[])
+    with pytest.raises(BundleError, match="tokenizer.json: the tokenizer fails .*UNK"):
+        codec.encode("{prompt}", "zebra")
+
+
+def test_shares_of_experts():
+    names = tuple(map(str, range(4)))
+    assert Routing.count(names, [np.array([[0, 1], [1, 1]])]).share() == {"0": 0.25, "1": 0.75, "2": 0, "3": 0}
+    assert set(Routing.count(names, []).share().values()) == {0}

@@ -23,6 +23,11 @@ def test_temperature_divides_logits():
     )
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-300, 5e-324])
+def test_a_tiny_temperature_takes_the_best_token(temperature):
+    assert token_probabilities(LOGITS * 1e5, Sampling(temperature, 3, 0.9)).tolist() == [0, 1, 0, 0]
+
+
 def test_top_k_keeps_the_k_best():
     probabilities = token_probabilities(LOGITS, Sampling(1.0, top_k=2))
     assert np.flatnonzero(probabilities).tolist() == [1, 2]
@@ -65,10 +70,14 @@ def test_the_same_seed_gives_the_same_tokens():
         {"temperature": -1},
         {"temperature": float("inf")},
         {"temperature": float("nan")},
+        {"temperature": "hot"},
         {"top_k": -1},
+        {"top_k": 1.5},
+        {"top_k": True},
         {"top_p": 0},
         {"top_p": 1.1},
         {"seed": -1},
+        {"seed": 0.5},
     ],
 )
 def test_impossible_options_are_refused(options):

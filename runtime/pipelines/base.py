@@ -32,16 +32,14 @@ class Context(Protocol):
         """Append image positions, then text positions, and run them. keep: how many logits to compute, 0 = all."""
         ...
 
-    def truncate(self, length: int) -> None:
-        """Forget every position from `length` on."""
-        ...
-
 
 class Pipeline(Protocol):
     """One loaded model of a family."""
 
     @property
-    def num_image_tokens(self) -> int: ...
+    def features_shape(self) -> tuple[int, int]:
+        """(I, H) of one image's features."""
+        ...
 
     def encode(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """pixel_values (N, 3, S, S) -> image_features (N, I, H)."""
