@@ -106,6 +106,7 @@ def test_caption_json_is_the_documented_object(cli, tiny_bundle, photo):
     stages = ("preprocess_ms", "vision_ms", "prefill_ms", "decode_ms")
     assert timings["total_ms"] == pytest.approx(sum(timings[stage] for stage in stages))
     assert timings["load_ms"] > 0
+    assert timings["vision_ms"] > 0
     assert sum(result["routing"]["share"].values()) == pytest.approx(1)
     assert result["routing"]["experts"][0] == "vision_ocr"
 
@@ -182,6 +183,7 @@ def test_chat_reads_questions_and_commands_from_a_pipe(cli, tiny_bundle, photo):
     assert questions[2].startswith("Extract and transcribe")
     assert questions[3].startswith("Analyse this chart")
     assert questions[4:] == ["w9"]
+    assert [result["timings"]["vision_ms"] > 0 for result in results] == [True, False, False, False, False]
     assert "no image yet" in err
     assert "/dance: no such command" in err
     assert "nothing.png: no such file" in err
@@ -269,6 +271,7 @@ def test_init_writes_a_checkpoint_that_exports(cli, tmp_path):
         (["ask", "{photo}", "hi", "-m", "{photo}"], 4, "{photo}: not a bundle"),
         (["ask", "{photo}", "w9 " * 400, "-m", "{bundle}"], 3, "the question does not fit the context"),
         (["ask", "{photo}", "w9", "-m", "{bundle}", "--context", "9999"], 3, "context must be from 1 to 256"),
+        (["ask", "nothing.png", "w9", "-m", "{bundle}", "--top-p", "0"], 3, "top_p must"),
         (["verify", "nothing.ember"], 4, "nothing.ember: no such bundle"),
         (["info", "nothing.pt"], 4, "nothing.pt: no bundle of this name"),
         (["export", "nothing.pt", "-o", "x.ember"], 3, "nothing.pt: no such checkpoint"),
@@ -288,7 +291,7 @@ def test_init_writes_a_checkpoint_that_exports(cli, tmp_path):
                 "3",
             ],
             3,
-            "activation_bits must be 8 or 4",
+            "{checkpoint}: activation_bits must be 8 or 4",
         ),
         (
             ["export", "{checkpoint}", "-o", "x.ember", "--heads", "4", "--vision-heads", "4", "--tokenizer", "no"],

@@ -3,6 +3,7 @@
 import glob
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,12 @@ def finish(stream: "AnswerStream") -> "Answer":
     except KeyboardInterrupt:
         stream.close()
         return stream.answer
+
+
+def with_image_time(answer: "Answer", image: "EncodedImage") -> "Answer":
+    """The first answer about an image that was encoded before it, with the time that took."""
+    timings = replace(answer.timings, preprocess_ms=image.preprocess_ms, vision_ms=image.vision_ms)
+    return replace(answer, timings=timings)
 
 
 def summary(model: "Model", answer: "Answer") -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary
+from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary, with_image_time
 from embernet.cli.options import (
     ContextOption,
     JsonOption,
@@ -45,23 +45,18 @@ def ask(
       embernet ask scene.png "What color is the square?"
       embernet ask scene.png "How many stars are there?" --json
     """
+    from embernet.runtime.model import GenerationOptions
+
     loaded = load_model(model, threads, context, quiet)
+    options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    loaded.read_options(options)  # refuse them before an image takes its time
     encoded = encode_image(loaded, image, quiet)
-    stream = loaded.ask(
-        encoded,
-        question,
-        stream=True,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
+    stream = loaded.ask(encoded, question, stream=True, **options)
     if json:
-        answer = finish(stream)
+        answer = with_image_time(finish(stream), encoded)
         print_json("embernet.ask/1", {"question": question} | result_object(loaded, encoded, answer))
     else:
-        answer = print_stream(stream, quiet, no_stream=no_stream)
+        answer = with_image_time(print_stream(stream, quiet, no_stream=no_stream), encoded)
     for warning in answer.warnings:
         note(warning, quiet)
     if verbose:

@@ -12,6 +12,7 @@ from embernet.cli.answers import (
     print_stream,
     result_object,
     summary,
+    with_image_time,
 )
 from embernet.cli.options import (
     ContextOption,
@@ -63,25 +64,20 @@ def caption(
       embernet caption -m ./tiny.ember -p "What colour is the car?" car.png
       rpicam-still -n -o - | embernet caption -
     """
+    from embernet.runtime.model import GenerationOptions
+
     if json and jsonl:
         raise typer.BadParameter("choose one of --json and --jsonl")
     paths = expand_images(images)
     loaded = load_model(model, threads, context, quiet)
     text = loaded.prompt("caption") if prompt is None else prompt
+    options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    loaded.read_options(options)  # refuse them before an image takes its time
     results, failed, interrupted = [], 0, False
     for path in paths:
         try:
             image = encode_image(loaded, path, quiet)
-            stream = loaded.ask(
-                image,
-                text,
-                stream=True,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
-            )
+            stream = loaded.ask(image, text, stream=True, **options)
         except InputError as error:
             if fail_fast or len(paths) == 1:
                 raise
@@ -89,12 +85,13 @@ def caption(
             failed += 1
             continue
         if json or jsonl:
-            answer = finish(stream)
+            answer = with_image_time(finish(stream), image)
             results.append(result_object(loaded, image, answer))
             if jsonl:
                 print_json("embernet.caption/1", results.pop(), pretty=False)
         else:
-            answer = print_stream(stream, quiet, f"{path}: " if len(paths) > 1 else "", no_stream)
+            prefix = f"{path}: " if len(paths) > 1 else ""
+            answer = with_image_time(print_stream(stream, quiet, prefix, no_stream), image)
         for warning in answer.warnings:
             note(warning, quiet)
         if verbose:

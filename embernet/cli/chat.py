@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary
+from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary, with_image_time
 from embernet.cli.options import (
     ContextOption,
     JsonOption,
@@ -55,9 +55,13 @@ def chat(
       embernet chat scene.png
       printf 'What shape is red?\\n/describe\\n' | embernet chat scene.png
     """
+    from embernet.runtime.model import GenerationOptions
+
     loaded = load_model(model, threads, context, quiet)
+    options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    loaded.read_options(options)  # refuse them before an image takes its time
     conversation: Chat | None = loaded.chat(encode_image(loaded, image, quiet), history=history) if image else None
-    interactive = sys.stdin.isatty()
+    is_new_image, interactive = True, sys.stdin.isatty()
     if interactive:
         note(_HELP, quiet)
         with contextlib.suppress(ImportError):
@@ -80,6 +84,7 @@ def chat(
                     conversation = loaded.chat(picture, history=history)
                 else:
                     conversation.load(picture)
+                is_new_image = True
                 note(f"{picture.name}: {picture.width} x {picture.height} pixels", quiet)
                 continue
             if not line:
@@ -92,21 +97,13 @@ def chat(
             if line in _TASKS:
                 question = loaded.prompt(_TASKS[line])
                 conversation.clear()
-            stream = conversation.ask(
-                question,
-                stream=True,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
-            )
+            stream = conversation.ask(question, stream=True, **options)
+            answer = finish(stream) if json else print_stream(stream, quiet)
+            if is_new_image:
+                answer, is_new_image = with_image_time(answer, conversation.image), False
             if json:
-                answer = finish(stream)
                 values = {"question": question} | result_object(loaded, conversation.image, answer)
                 print_json("embernet.ask/1", values, pretty=False)
-            else:
-                answer = print_stream(stream, quiet)
             for warning in answer.warnings:
                 note(warning, quiet)
             if verbose:
