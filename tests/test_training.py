@@ -212,6 +212,7 @@ def small_run(folder: Path, seed: int, report: Callable[..., object]) -> dict[st
         see=Phase("see", 3, 2),
         gather=Phase("gather", 2, 2),
         speak=Phase("speak", 2, 2),
+        refine=Phase("refine", 2, 2),
         vision_batch=8,
         speak_batch=4,
         validation_drawings=4,
@@ -225,7 +226,7 @@ def small_run(folder: Path, seed: int, report: Callable[..., object]) -> dict[st
 def test_training_is_repeatable_and_writes_a_checkpoint(tmp_path: Path) -> None:
     phases: list[tuple[str, int, int]] = []
     first = small_run(tmp_path / "a", 0, lambda p: phases.append((p.phase, p.done, p.total)))
-    assert phases[-1] == ("speak", 2, 2)
+    assert phases[-1] == ("refine", 2, 2)
     assert {name: array.shape for name, array in first.items()} == EmberNet.tensor_shapes(CONFIG)
     second = small_run(tmp_path / "b", 0, lambda _: None)
     assert all(np.array_equal(first[name], second[name]) for name in first)

@@ -1,9 +1,10 @@
 """The recipe of `spark`, the small model that comes with the package: from nothing, on drawings, on a CPU.
 
-Three phases:
+Four phases:
     see      tower and compressor learn what is on every patch of a drawing (`patches`)
     gather   pooler and projector join; their queries start aligned with the image's cells (`_align_queries`)
     speak    the decoder joins; drawings are described and asked about
+    refine   the same, with more of what is learnt last: to count, and to bind a color to its shape
 """
 
 import os
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embernet.checkpoints import require_new, save_checkpoint
-from embernet.data.synth import DESCRIBE, corpus
+from embernet.data.synth import COUNTS, DESCRIBE, corpus
 from embernet.data.tokenizer import build_tokenizer
 from embernet.families import get_family
 from embernet.initial import initial_tensors
@@ -64,6 +65,12 @@ class Recipe:
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
+    refine: Phase = field(default=Phase("refine", steps=1800, warmup_steps=40, clip_norm=2.0))
+    refine_rates: Rates = field(default=Rates(muon=6e-3, adamw=2e-3, vision=0.4))
+    # Of the drawings of this phase: numbers, scenes with several things alike; the rest is any other scene.
+    refine_numbers: float = 0.12
+    refine_several: float = 0.35
+    refine_questions: tuple[str, ...] = ("color", "exists")
     # Text tokens per drawing: its questions are packed until they are used up.
     text_tokens: int = 56
     # How often a turn continues a conversation, so that chats are learnt too.
@@ -144,6 +151,15 @@ class _Trainee(nn.Module):
         return tokens, losses | {"projector": self.projector_head(tokens, labels)}
 
 
+class _Sample(NamedTuple):
+    """Random drawings of one process and step: pixel values (B, 3, S, S), patch labels (B, 3, patches)."""
+
+    rng: np.random.Generator
+    texts: list[Text]
+    pixel_values: Tensor
+    labels: Tensor
+
+
 def _train(
     config: EmberNetConfig,
     tokenizer_json: str,
@@ -161,27 +177,34 @@ def _train(
     _initialize(trainee.model, seed)
     fuse_bitlinears(trainee)
 
-    def sample(phase: int, step: int, count: int) -> tuple[np.random.Generator, NDArray[np.int64], Tensor, Tensor]:
-        """Random drawings of this process and step, their pixel values and patch labels."""
+    def sample(phase: int, step: int, count: int, chances: NDArray[np.float64] | None = None) -> _Sample:
         rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
-        indices = np.sort(rng.integers(len(pool), size=count))
-        return rng, indices, pool.pixel_values(indices), torch.from_numpy(pool.patch_labels[indices]).long()
+        if chances is None:
+            indices = np.sort(rng.integers(len(pool), size=count))
+        else:
+            indices = np.sort(np.searchsorted(chances, rng.random(count)))
+        labels = torch.from_numpy(pool.patch_labels[indices]).long()
+        return _Sample(rng, [texts[i] for i in indices], pool.pixel_values(indices), labels)
 
     def see(step: int) -> dict[str, Tensor]:
-        _, _, pixel_values, labels = sample(0, step, recipe.vision_batch)
-        return trainee.see(pixel_values, labels)[1]
+        drawn = sample(0, step, recipe.vision_batch)
+        return trainee.see(drawn.pixel_values, drawn.labels)[1]
 
     def gather(step: int) -> dict[str, Tensor]:
-        _, _, pixel_values, labels = sample(1, step, recipe.vision_batch)
-        return trainee.gather(pixel_values, labels)[1]
+        drawn = sample(1, step, recipe.vision_batch)
+        return trainee.gather(drawn.pixel_values, drawn.labels)[1]
 
     def speak(step: int) -> dict[str, Tensor]:
-        rng, indices, pixel_values, labels = sample(2, step, recipe.speak_batch)
-        image_tokens, patch_losses = trainee.gather(pixel_values, labels)
-        drawn = [texts[i] for i in indices]
-        rows = [_conversations(text, encoder, recipe, rng) for text in drawn]
+        return speak_about(sample(2, step, recipe.speak_batch), ())
+
+    def refine(step: int) -> dict[str, Tensor]:
+        return speak_about(sample(3, step, recipe.speak_batch, chances), recipe.refine_questions)
+
+    def speak_about(drawn: _Sample, first: tuple[str, ...]) -> dict[str, Tensor]:
+        image_tokens, patch_losses = trainee.gather(drawn.pixel_values, drawn.labels)
+        rows = [_conversations(text, encoder, recipe, drawn.rng, first) for text in drawn.texts]
         output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
-        experts = torch.tensor([config.expert_domains.index(text.domain) for text in drawn])
+        experts = torch.tensor([config.expert_domains.index(text.domain) for text in drawn.texts])
         return {
             "text": output.loss,
             "balance": 0.01 * router_balance_loss(output.router_logits),
@@ -196,6 +219,8 @@ def _train(
     gathering = (vision, "tower_head", "compressor_head", "projector_head")
     run_phase(recipe.gather, _optimizers(trainee, gathering, recipe.gather_rates), gather, report)
     run_phase(recipe.speak, _optimizers(trainee, ("",), recipe.speak_rates), speak, report)
+    chances = _refine_chances(texts, recipe)
+    run_phase(recipe.refine, _optimizers(trainee, ("",), recipe.refine_rates), refine, report)
     return trainee.model.eval()
 
 
@@ -259,15 +284,28 @@ def _align_queries(vision: VisionEncoder, pixel_values: Tensor) -> None:
         tie(attention)
 
 
+def _refine_chances(texts: Sequence[Text], recipe: Recipe) -> NDArray[np.float64]:
+    """Cumulative probability of every drawing in the last phase."""
+    groups = np.array([0 if t.kind == "number" else 1 if t.caption.startswith(_SEVERAL) else 2 for t in texts])
+    shares = (recipe.refine_numbers, recipe.refine_several, 1 - recipe.refine_numbers - recipe.refine_several)
+    return np.cumsum(np.array(shares)[groups] / np.bincount(groups, minlength=3)[groups])
+
+
+_SEVERAL = tuple(COUNTS.values())
+
+
 def _conversations(
-    text: Text, encoder: ConversationEncoder, recipe: Recipe, rng: np.random.Generator
+    text: Text, encoder: ConversationEncoder, recipe: Recipe, rng: np.random.Generator, first: tuple[str, ...]
 ) -> list[Conversation]:
-    """The caption and as many questions as there is room for, in any order; some turns continue a conversation."""
+    """The caption and as many questions as there is room for, those of a kind in `first` before others.
+
+    Else in any order; some turns continue a conversation.
+    """
     # Half of the captions are asked for in the words of `embernet caption`.
     prompt = DESCRIBE[0] if rng.random() < 0.5 else str(rng.choice(DESCRIBE))
     turns = [(prompt, text.caption)]
     room = recipe.text_tokens - len(encoder.conversation(turns)[0])
-    for index in rng.permutation(len(text.questions)):
+    for index in sorted(rng.permutation(len(text.questions)), key=lambda i: text.questions[i].kind not in first):
         turn = (text.questions[index].prompt, text.questions[index].answer)
         length = len(encoder.conversation([turn])[0])
         if length <= room:
