@@ -4,7 +4,8 @@ Two kinds of drawing: scenes of coloured shapes (one, two in a relation, or seve
 to three digits. `draw(split, index, seed)` depends on its arguments alone.
 
 The splits cannot overlap: a caption's hash decides which split it belongs to, so that the combinations and the numbers
-of the test set are never trained on. (Numbers below 100 are too few for that; their drawings differ instead.)
+of the test set are never trained on. (Numbers below 100 and captions of several things alike are too few for that;
+their drawings differ instead.)
 The test set also prints with a typeface that training never sees.
 """
 
@@ -151,9 +152,10 @@ def _belongs(caption: str, split: str) -> bool:
 
 
 def _scene(rng: np.random.Generator, split: str) -> Drawing:
+    compose = (_one, _two, _two, _several)[rng.integers(4)]
     while True:
-        scene = (_one, _two, _two, _several)[rng.integers(4)](rng)
-        if _belongs(scene[0], split):
+        scene = compose(rng)
+        if compose is _several or _belongs(scene[0], split):
             break
     caption, things, questions = scene
     background, texture = _background(rng, [thing.color for thing in things])

@@ -65,10 +65,10 @@ class Recipe:
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
-    refine: Phase = field(default=Phase("refine", steps=1800, warmup_steps=40, clip_norm=2.0))
-    refine_rates: Rates = field(default=Rates(muon=6e-3, adamw=2e-3, vision=0.4))
+    refine: Phase = field(default=Phase("refine", steps=800, warmup_steps=40, clip_norm=2.0))
+    refine_rates: Rates = field(default=Rates(muon=5e-3, adamw=2e-3, vision=0.4))
     # Of the drawings of this phase: numbers, scenes with several things alike; the rest is any other scene.
-    refine_numbers: float = 0.12
+    refine_numbers: float = 0.25
     refine_several: float = 0.35
     refine_questions: tuple[str, ...] = ("color", "exists")
     # Text tokens per drawing: its questions are packed until they are used up.
