@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test lint full-size clean
@@ -16,18 +17,18 @@ test: $(VENV)/installed-dev lint  ## Everything that must pass.
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && $(PIP) install -q --no-deps --no-build-isolation --target build/types .
+	rm -rf build/types && $(PIP) install -q --no-deps --no-build-isolation -C wheel.cmake=false --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p embernet
 
 full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
 	$(BIN)/python -m pytest -m full_size -s
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -e .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml tests/constraints.txt
+$(VENV)/installed-dev: pyproject.toml tests/constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c tests/constraints.txt -e ".[dev]"
 	touch $@

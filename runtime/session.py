@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from embernet.errors import BundleError, EmbernetError, OutOfMemoryError
+from embernet.runtime.native_library import library_in_use
 
 # Below this many bytes of weights, unpacking them once at load is worth its memory.
 FOLD_BELOW_BYTES = 8 * 2**20
@@ -27,10 +28,13 @@ class Graph:
         options.intra_op_num_threads = threads or 0
         # Spinning threads slow down whoever shares the cores, this process included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        library = library_in_use()
         # Without native operators ONNX Runtime inlines the function bodies. Folding them would unpack every weight
         # to float32 at load: 2.8 GB for the full-size model.
-        disabled = ["ConstantFolding"] if weight_bytes >= FOLD_BELOW_BYTES else None
+        disabled = ["ConstantFolding"] if library is None and weight_bytes >= FOLD_BELOW_BYTES else None
         try:
+            if library is not None:
+                options.register_custom_ops_library(str(library))
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )

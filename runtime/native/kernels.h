@@ -1,0 +1,61 @@
+// What an instruction set provides. Every implementation gives the same integers, and the same floats bit for bit:
+// they share one arithmetic (arithmetic.h), compiled without contraction or reassociation.
+#pragma once
+
+#include <stdint.h>
+
+namespace embernet {
+
+constexpr int64_t kTileRows = 16;      // rows of one tile of R16K16 and R16K4
+constexpr int64_t kGroupBytes = 64;    // 16 rows x 16 ternary inputs, or 16 rows x 4 int8 inputs
+constexpr int64_t kTernaryInputs = 16; // inputs of a ternary group
+constexpr int64_t kInt8Inputs = 4;     // inputs of an int8 group
+constexpr int64_t kCodeAlignment = 64; // rows of activation codes are padded with zeros to a multiple of this
+
+// Attributes of the normalisation and of the activation quantiser (docs/operators.md).
+struct Norm {
+  float eps, input_clip, output_clip;
+};
+struct Activation {
+  int64_t bits;
+  float clip, floor;
+};
+
+// One quantised row: value = code * step; sum = the sum of its codes.
+struct Row {
+  float step;
+  int32_t sum;
+};
+
+struct Kernels {
+  const char* name;
+
+  // x (size) -> codes (size, padded with zeros to kCodeAlignment). `norm_weight` may be null: then nothing is
+  // normalised. `scratch` holds `size` floats.
+  Row (*quantize)(const float* x, const float* norm_weight, int64_t size, const Norm& norm, const Activation& activation,
+                  float* scratch, int8_t* codes);
+
+  // y[i] = rms_norm(x)[i]
+  void (*rms_norm)(const float* x, const float* weight, int64_t size, const Norm& norm, float* y);
+
+  // hidden[i] = clip(silu(clip(gate[i], gate_clip)) * up[i], hidden_clip); may overwrite gate.
+  void (*gate)(const float* gate, const float* up, int64_t size, float gate_clip, float hidden_clip, float* hidden);
+
+  // One tile of 16 rows times `count` rows of codes, `stride` apart: products[m * 16 + r] = exact integer sum.
+  void (*ternary)(const uint8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
+                  int64_t count, int32_t* products);
+  void (*int8)(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, int64_t count,
+               int32_t* products);
+};
+
+// The fastest set that this CPU runs, or the one that the environment variable EMBERNET_ISA names; null if that one is
+// unknown or not supported here.
+const Kernels* choose_kernels();
+
+// Names of the sets that this CPU runs, fastest first, separated by spaces.
+const char* supported_kernels();
+
+// Natural exponential, the same bits everywhere.
+float exponential(float x);
+
+}  // namespace embernet

@@ -1,0 +1,52 @@
+"""The native operators: a shared library that ONNX Runtime loads, and the instruction set it uses.
+
+Without it (no compiler at installation, or EMBERNET_ISA=none) ONNX Runtime runs the function bodies in the graphs:
+right, but slow.
+"""
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+from pathlib import Path
+
+from embernet.errors import InputError
+
+FILE_NAME = "libembernet_ops.so"
+FUNCTION_BODIES = "none"
+
+
+@functools.cache
+def find_library() -> Path | None:
+    """Where the library is: beside this file, or, for an editable install, in site-packages."""
+    places = [Path(__file__).parent / FILE_NAME]
+    try:
+        installed = importlib.metadata.distribution("embernet").locate_file(f"embernet/runtime/{FILE_NAME}")
+        places.append(Path(str(installed)))
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return next((place.resolve() for place in places if place.is_file()), None)
+
+
+def supported_isas() -> list[str]:
+    """Names of the instruction sets that the library has kernels for and this CPU runs, fastest first."""
+    path = find_library()
+    if path is None:
+        return []
+    names = ctypes.CDLL(str(path)).embernet_supported_isas
+    names.restype = ctypes.c_char_p
+    return str(names().decode()).split()
+
+
+def isa_in_use() -> str:
+    """The instruction set of the kernels that sessions use, or FUNCTION_BODIES."""
+    choices = [*supported_isas(), FUNCTION_BODIES]
+    wanted = os.environ.get("EMBERNET_ISA") or choices[0]
+    if wanted not in choices:
+        raise InputError(f"EMBERNET_ISA: no such kernels here (found {wanted!r:.40}, expected {' or '.join(choices)})")
+    return wanted
+
+
+def library_in_use() -> Path | None:
+    """The library that sessions register, or None if they run the function bodies."""
+    return None if isa_in_use() == FUNCTION_BODIES else find_library()
