@@ -8,17 +8,27 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from embernet.checkpoints import Checkpoint, open_checkpoint
 from embernet.export.bundle import ExportOptions, export_bundle
+from embernet.runtime.native_library import FUNCTION_BODIES, supported_isas
 
 TINY = Path(__file__).parent / "fixtures" / "embernet_tiny"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 IMAGE_TOKEN = 298
+# What can compute a graph: the function bodies, and the native operators with the kernels that run here.
+ENGINES = [FUNCTION_BODIES, *supported_isas()]
 
 
 @pytest.fixture(autouse=True)
 def _own_user_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBERNET_HOME", str(tmp_path_factory.mktemp("home")))
-    for name in ("EMBERNET_MODEL", "EMBERNET_DEBUG", "EMBERNET_JSON"):
+    for name in ("EMBERNET_MODEL", "EMBERNET_DEBUG", "EMBERNET_JSON", "EMBERNET_ISA"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test once with every engine."""
+    monkeypatch.setenv("EMBERNET_ISA", request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 # --- the same numbers -----------------------------------------------------------------------------------------------
 
 
-def test_exact_bundle_reproduces_logits_choices_and_greedy_ids(exact_bundle, io):
+def test_exact_bundle_reproduces_logits_choices_and_greedy_ids(engine, exact_bundle, io):
     model = load(exact_bundle)
     ids, pixels = io["input_ids"][0].tolist(), io["pixel_values"]
     result = model.forward(ids, pixels)
@@ -43,7 +43,7 @@ def test_exact_bundle_reproduces_logits_choices_and_greedy_ids(exact_bundle, io)
     assert model.generate_ids(ids, pixels, max_new_tokens=7) == io["greedy_ids"].tolist()
 
 
-def test_exact_bundle_reproduces_every_decode_step(exact_bundle, io):
+def test_exact_bundle_reproduces_every_decode_step(engine, exact_bundle, io):
     model = load(exact_bundle)
     features = model._pipeline.encode(io["pixel_values"])
     np.testing.assert_allclose(features, io["image_embeds_scaled"], atol=tolerances.FLOAT32)
@@ -84,7 +84,7 @@ def test_extra_expert_norms(tmp_path, tiny_checkpoint, io):
     np.testing.assert_allclose(logits, io["logits_text_only_commit_2026_02_20_a4"][0], atol=tolerances.LOGITS)
 
 
-def test_int8_bundle_stays_close(tiny_bundle, io):
+def test_int8_bundle_stays_close(engine, tiny_bundle, io):
     logits = load(tiny_bundle).forward(io["input_ids"][0].tolist(), io["pixel_values"]).logits
     np.testing.assert_allclose(logits, io["logits_image_text"][0], atol=tolerances.INT8_LOGITS)
     assert cosine(logits, io["logits_image_text"][0]) > tolerances.INT8_COSINE

@@ -1,5 +1,6 @@
-"""The ONNX function bodies, run by a stock ONNX Runtime, against the NumPy definition."""
+"""The ONNX function bodies, run by a stock ONNX Runtime, and the native operators, against the NumPy definition."""
 
+import os
 from dataclasses import asdict
 
 import numpy as np
@@ -13,10 +14,13 @@ from onnx.reference import ReferenceEvaluator
 
 from embernet.export.functions import DOMAIN, OPSET, operator_functions
 from embernet.runtime import reference
+from embernet.runtime.native_library import FUNCTION_BODIES, find_library, supported_isas
 from embernet.runtime.packing import pack_expert, pack_int8, pack_ternary
 
 NORM = reference.Norm()
 FEW = settings(deadline=None, max_examples=15)
+LIBRARY = os.environ.get("EMBERNET_TEST_LIBRARY") or find_library()  # test_sanitizers.py has one of its own
+EVERY_ENGINE = pytest.mark.parametrize("isa", [FUNCTION_BODIES, *supported_isas()])
 
 
 def model_of(op_type: str, inputs: dict[str, np.ndarray], attributes: dict, outputs: list[int]) -> onnx.ModelProto:
@@ -42,8 +46,18 @@ def model_of(op_type: str, inputs: dict[str, np.ndarray], attributes: dict, outp
     return model
 
 
-def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def run(
+    model: onnx.ModelProto, inputs: dict[str, np.ndarray], isa: str = FUNCTION_BODIES, threads: int = 2
+) -> list[np.ndarray]:
+    """Run the function bodies, or the native operators with the kernels of `isa`."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if isa != FUNCTION_BODIES:
+        options.register_custom_ops_library(str(LIBRARY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBERNET_ISA", isa)
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)
 
 
@@ -51,9 +65,10 @@ def prefixed(prefix: str, attributes) -> dict:
     return {f"{prefix}_{name}": value for name, value in asdict(attributes).items()}
 
 
+@EVERY_ENGINE
 @FEW
 @given(st.integers(1, 40), st.integers(1, 60), st.sampled_from([8, 4]), st.integers(1, 5))
-def test_bit_linear(out_features, in_features, bits, rows):
+def test_bit_linear(isa, out_features, in_features, bits, rows):
     rng = np.random.default_rng([out_features, in_features])
     activation = reference.Activation(bits, 50.0, 1e-4)
     inputs = {
@@ -65,13 +80,15 @@ def test_bit_linear(out_features, in_features, bits, rows):
     attributes = {"out_features": out_features} | prefixed("norm", NORM) | prefixed("activation", activation)
     model = model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT])
     expected = reference.bit_linear(*inputs.values(), out_features=out_features, norm=NORM, activation=activation)
-    np.testing.assert_allclose(run(model, inputs)[0], expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(ReferenceEvaluator(model).run(None, inputs)[0], expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-6, atol=1e-7)
+    if isa == FUNCTION_BODIES:
+        np.testing.assert_allclose(ReferenceEvaluator(model).run(None, inputs)[0], expected, rtol=1e-6, atol=1e-7)
 
 
+@EVERY_ENGINE
 @FEW
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5), st.booleans())
-def test_int8_linear(out_features, in_features, rows, one_bias):
+def test_int8_linear(isa, out_features, in_features, rows, one_bias):
     rng = np.random.default_rng([out_features, in_features])
     codes, scale = reference.quantize_int8(rng.standard_normal((out_features, in_features), np.float32))
     inputs = {
@@ -81,7 +98,8 @@ def test_int8_linear(out_features, in_features, rows, one_bias):
         "bias": rng.standard_normal(1 if one_bias else out_features, np.float32),
     }
     model = model_of("Int8Linear", inputs, {}, [TensorProto.FLOAT])
-    np.testing.assert_allclose(run(model, inputs)[0], reference.int8_linear(*inputs.values()), rtol=1e-5, atol=1e-5)
+    expected = reference.int8_linear(*inputs.values())
+    np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rms_norm_of_rows_from_zero_to_huge(ops):
@@ -90,6 +108,7 @@ def test_rms_norm_of_rows_from_zero_to_huge(ops):
     np.testing.assert_allclose(run(model, inputs)[0], reference.rms_norm(*inputs.values(), NORM), rtol=1e-6, atol=1e-7)
 
 
+@EVERY_ENGINE
 @FEW
 @given(
     st.tuples(st.integers(1, 40), st.integers(2, 40)),
@@ -99,7 +118,7 @@ def test_rms_norm_of_rows_from_zero_to_huge(ops):
     st.booleans(),
     st.sampled_from([8, 4]),
 )
-def test_ternary_moe(sizes, num_experts, rows, shared, hidden_norm, bits):
+def test_ternary_moe(isa, sizes, num_experts, rows, shared, hidden_norm, bits):
     hidden, intermediate = sizes
     rng = np.random.default_rng([hidden, intermediate, num_experts, rows])
     activation = reference.Activation(bits, 50.0, 1e-4)
@@ -130,7 +149,7 @@ def test_ternary_moe(sizes, num_experts, rows, shared, hidden_norm, bits):
     attributes |= {f"{name}_clip": value for name, value in asdict(clips).items()}
     kinds = [TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT]
     model = model_of("TernaryMoE", inputs | vars(weights), attributes, kinds)
-    y, chosen, mix = run(model, inputs | vars(weights))
+    y, chosen, mix = run(model, inputs | vars(weights), isa)
     expected_y, expected_chosen, expected_mix = reference.ternary_moe(
         *inputs.values(), weights, 2, NORM, activation, clips
     )
@@ -142,7 +161,8 @@ def test_ternary_moe(sizes, num_experts, rows, shared, hidden_norm, bits):
     assert np.median(np.abs(y - expected_y)) < 1e-5
 
 
-def test_absurdly_large_inputs_are_clipped_and_stay_finite():
+@EVERY_ENGINE
+def test_absurdly_large_inputs_are_clipped_and_stay_finite(isa):
     rng = np.random.default_rng(0)
     inputs = {
         "x": np.array([[3e38, -3e38, 1.0, 0.0]], np.float32),
@@ -151,10 +171,76 @@ def test_absurdly_large_inputs_are_clipped_and_stay_finite():
         "scale": np.array(1.0, np.float32),
     }
     attributes = {"out_features": 8} | prefixed("norm", NORM) | prefixed("activation", reference.Activation())
-    y = run(model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT]), inputs)[0]
+    y = run(model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT]), inputs, isa)[0]
     expected = reference.bit_linear(*inputs.values(), out_features=8, norm=NORM, activation=reference.Activation())
     np.testing.assert_allclose(y, expected, rtol=1e-6)
     assert np.isfinite(y).all()
+
+
+# --- native operators only ------------------------------------------------------------------------------------------
+
+needs_library = pytest.mark.skipif(find_library() is None, reason="installed without native operators")
+
+
+def large_inputs(rows: int) -> tuple[dict[str, np.ndarray], dict]:
+    """A BitLinear that is divided among threads."""
+    rng = np.random.default_rng(rows)
+    inputs = {
+        "x": rng.standard_normal((rows, 700), np.float32),
+        "norm_weight": rng.standard_normal(700, np.float32),
+        "weight": pack_ternary(rng.integers(-1, 2, (1500, 700), np.int8)),
+        "scale": np.array(0.03, np.float32),
+    }
+    return inputs, {"out_features": 1500}
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [1, 7, 150])
+def test_threads_and_instruction_sets_change_no_bit(rows):
+    inputs, attributes = large_inputs(rows)
+    model = model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT])
+    results = [run(model, inputs, isa, threads)[0] for isa in supported_isas() for threads in (1, 2, 4)]
+    assert all(np.array_equal(result, results[0]) for result in results)
+    norm, activation = reference.Norm(), reference.Activation()
+    expected = reference.bit_linear(*inputs.values(), out_features=1500, norm=norm, activation=activation)
+    np.testing.assert_array_equal(results[0], expected)
+
+
+@needs_library
+def test_an_unknown_instruction_set_is_refused():
+    inputs, attributes = large_inputs(1)
+    model = model_of("BitLinear", inputs, attributes, [TensorProto.FLOAT])
+    with pytest.raises(Exception, match="EMBERNET_ISA names no instruction set of this CPU"):
+        run(model, inputs, "pdp11")
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("replaced", "attributes", "match"),
+    [
+        ({"weight": np.zeros((1, 2, 64), np.uint8)}, {}, "weight does not fit 1500 outputs and 700 inputs"),
+        ({"weight": np.zeros((94, 44, 63), np.uint8)}, {}, "weight does not fit"),
+        ({"weight": np.zeros((94 * 44 * 64), np.uint8)}, {}, "weight does not fit"),
+        ({"norm_weight": np.ones(699, np.float32)}, {}, "norm_weight has 699 elements, expected 700"),
+        ({"scale": np.ones(2, np.float32)}, {}, "scale has 2 elements"),
+        ({"x": np.ones((1, 0), np.float32)}, {}, "the last axis of x"),
+        ({}, {"out_features": 1600}, "weight does not fit 1600"),
+        ({}, {"out_features": -5}, "out_features must be positive"),
+        ({}, {"out_features": 2**62}, "weight does not fit"),
+        ({}, {"activation_bits": 64}, "activation_bits must be 2 to 8"),
+    ],
+)
+def test_malformed_nodes_are_errors_never_crashes(replaced, attributes, match):
+    inputs, given_attributes = large_inputs(1)
+    inputs |= replaced
+    names = list(inputs)
+    values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(inputs[n].dtype), None) for n in names]
+    node = helper.make_node("BitLinear", names, ["y"], domain=DOMAIN, **(given_attributes | attributes))
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(helper.make_graph([node], "one", values, [output]), opset_imports=opsets, ir_version=10)
+    with pytest.raises(Exception, match=match):
+        run(model, inputs, supported_isas()[0])
 
 
 @pytest.mark.parametrize("function", operator_functions(), ids=lambda f: f.name)

@@ -1,5 +1,6 @@
 """What is installed, and what the light core imports."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -34,7 +35,15 @@ def run(code: str, path: Path) -> None:
 
 
 def test_one_wheel_for_every_python(wheel):
-    assert wheel.name.endswith("-py3-none-any.whl")
+    assert "-py3-none-linux_" in wheel.name
+
+
+def test_without_a_compiler_it_installs_without_native_operators(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
+    subprocess.run(command, check=True, env=os.environ | {"CXX": "/no/compiler"})
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    assert not any(name.endswith(".so") for name in zipfile.ZipFile(path).namelist())
 
 
 def test_nothing_but_embernet_lands_at_the_top(wheel):
@@ -48,11 +57,14 @@ def test_nothing_but_embernet_lands_at_the_top(wheel):
         "py.typed",
     ):
         assert f"embernet/{expected}" in names
-    assert not any("tests" in name for name in names)
+    assert "embernet/runtime/libembernet_ops.so" in names
+    assert not any("tests" in name or "native/" in name for name in names)
 
 
 def test_the_installed_package_is_whole(installed):
     run(
+        "from embernet.runtime.native_library import find_library\n"
+        f"assert str(find_library()).startswith({str(installed)!r})\n"
         "import embernet, embernet.runtime, embernet.export.bundle, embernet.device.memory, embernet.cli.app\n"
         f"assert embernet.__file__.startswith({str(installed)!r})\n"
         f"assert embernet.export.bundle.__file__.startswith({str(installed)!r})\n"

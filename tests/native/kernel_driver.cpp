@@ -1,0 +1,94 @@
+// Runs kernels on the numbers it reads: how tests reach an instruction set that this machine has to emulate.
+//
+// stdin, little-endian, again and again: the operation, its int64 sizes, its arrays. stdout: the results, raw.
+//   1 ternary   groups, count, stride; tile, codes, sums (int32)         -> products (int32)
+//   2 int8      groups, count, stride; tile, codes                       -> products (int32)
+//   3 quantize  size, bits, normed; x (float), weight (float, if normed) -> codes, step (float), sum (int32)
+//   4 gate      size; gate (float), up (float)                           -> hidden (float)
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "../../runtime/native/kernels.h"
+
+namespace {
+
+template <typename T>
+T* read_array(int64_t count) {
+  T* data = static_cast<T*>(aligned_alloc(64, (static_cast<size_t>(count) * sizeof(T) / 64 + 1) * 64));
+  if (data == nullptr || fread(data, sizeof(T), static_cast<size_t>(count), stdin) != static_cast<size_t>(count))
+    exit(2);
+  return data;
+}
+
+int64_t read_size() {
+  int64_t* data = read_array<int64_t>(1);
+  const int64_t size = *data;
+  free(data);
+  return size;
+}
+
+template <typename T>
+void write_array(const T* data, int64_t count) {
+  fwrite(data, sizeof(T), static_cast<size_t>(count), stdout);
+}
+
+}  // namespace
+
+int main(int count, char**) {
+  using namespace embernet;
+  if (count > 1) {  // any argument: list the instruction sets of this machine
+    puts(supported_kernels());
+    return 0;
+  }
+  const Kernels* kernels = choose_kernels();
+  if (kernels == nullptr) return 1;
+  int64_t operation;
+  while (fread(&operation, sizeof operation, 1, stdin) == 1) {
+    if (operation == 1 || operation == 2) {
+      const int64_t groups = read_size(), count = read_size(), stride = read_size();
+      uint8_t* tile = read_array<uint8_t>(groups * kGroupBytes);
+      int8_t* codes = read_array<int8_t>(count * stride);
+      int32_t* products = static_cast<int32_t*>(malloc(sizeof(int32_t) * static_cast<size_t>(count * kTileRows)));
+      if (operation == 1) {
+        int32_t* sums = read_array<int32_t>(count);
+        Row* rows = static_cast<Row*>(malloc(sizeof(Row) * static_cast<size_t>(count)));
+        for (int64_t m = 0; m < count; ++m) rows[m] = {1.0f, sums[m]};
+        kernels->ternary(tile, groups, codes, stride, rows, count, products);
+        free(rows);
+        free(sums);
+      } else {
+        kernels->int8(reinterpret_cast<int8_t*>(tile), groups, codes, stride, count, products);
+      }
+      write_array(products, count * kTileRows);
+      free(products);
+      free(codes);
+      free(tile);
+    } else if (operation == 3) {
+      const int64_t size = read_size(), bits = read_size(), normed = read_size();
+      float* x = read_array<float>(size);
+      float* weight = normed != 0 ? read_array<float>(size) : nullptr;
+      float* scratch = static_cast<float*>(malloc(sizeof(float) * static_cast<size_t>(size)));
+      int8_t* codes = static_cast<int8_t*>(malloc(static_cast<size_t>(size + kCodeAlignment)));
+      const Row row =
+          kernels->quantize(x, weight, size, {1e-5f, 100.0f, 10.0f}, {bits, 128.0f, 1e-5f}, scratch, codes);
+      write_array(codes, size);
+      write_array(&row.step, 1);
+      write_array(&row.sum, 1);
+      free(codes);
+      free(scratch);
+      free(weight);
+      free(x);
+    } else {
+      const int64_t size = read_size();
+      float* gate = read_array<float>(size);
+      float* up = read_array<float>(size);
+      kernels->gate(gate, up, size, 20.0f, 1000.0f, gate);
+      write_array(gate, size);
+      free(up);
+      free(gate);
+    }
+    fflush(stdout);
+  }
+  return 0;
+}

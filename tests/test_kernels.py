@@ -1,0 +1,114 @@
+"""The native kernels against their definition, for every instruction set that this machine runs or emulates."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from embernet.runtime import reference
+from embernet.runtime.packing import pack_int8, pack_ternary
+from tests.native_builds import Isa, KernelDriver, can_emulate, is_x86, isas
+
+# Fast enough under an emulator, and the same cases for everybody.
+EXAMPLES = settings(
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+PORTABLE = Isa("portable")
+
+
+@pytest.fixture(scope="module", params=isas(), ids=str)
+def kernels(request: pytest.FixtureRequest) -> Iterator[KernelDriver]:
+    driver = KernelDriver(request.param)
+    yield driver
+    driver.close()
+
+
+@pytest.fixture(scope="module")
+def portable() -> Iterator[KernelDriver]:
+    driver = KernelDriver(PORTABLE)
+    yield driver
+    driver.close()
+
+
+@pytest.mark.skipif(not is_x86() or not can_emulate(), reason="needs aarch64-linux-gnu-g++ and qemu-aarch64-static")
+def test_the_kernels_of_a_raspberry_pi_are_tested() -> None:
+    assert Isa("neon", "aarch64", "cortex-a53") in isas()
+
+
+def product(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return codes.astype(np.int64) @ weights.astype(np.int64).T
+
+
+@given(data=st.data())
+@EXAMPLES
+def test_ternary_products_are_exact(kernels: KernelDriver, data: st.DataObject) -> None:
+    inputs, count = data.draw(st.integers(1, 2200)), data.draw(st.integers(1, 9))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    weights = rng.integers(-1, 2, (16, inputs), np.int8)
+    codes = rng.integers(-127, 128, (count, inputs), np.int8)
+    assert (kernels.ternary(pack_ternary(weights)[0], codes) == product(codes, weights)).all()
+
+
+@pytest.mark.parametrize("inputs", [16, 512, 768, 2048, 4096, 5120])
+@pytest.mark.parametrize("weight", [-1, 1])
+@pytest.mark.parametrize("code", [-127, 127])
+def test_no_ternary_sum_overflows(kernels: KernelDriver, inputs: int, weight: int, code: int) -> None:
+    weights = np.full((16, inputs), weight, np.int8)
+    for count in (1, 2, 7):
+        codes = np.full((count, inputs), code, np.int8)
+        assert (kernels.ternary(pack_ternary(weights)[0], codes) == inputs * weight * code).all()
+
+
+@given(data=st.data())
+@EXAMPLES
+def test_int8_products_are_exact(kernels: KernelDriver, data: st.DataObject) -> None:
+    inputs, count = data.draw(st.integers(1, 1200)), data.draw(st.integers(1, 9))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    weights = rng.integers(-128, 128, (16, inputs), np.int8)
+    codes = rng.integers(-127, 128, (count, inputs), np.int8)
+    assert (kernels.int8(pack_int8(weights)[0], codes) == product(codes, weights)).all()
+
+
+@pytest.mark.parametrize("inputs", [4, 768, 3072])
+@pytest.mark.parametrize("weight", [-128, -127, 127])
+@pytest.mark.parametrize("code", [-127, 127])
+def test_no_int8_sum_overflows(kernels: KernelDriver, inputs: int, weight: int, code: int) -> None:
+    weights = np.full((16, inputs), weight, np.int8)
+    for count in (1, 7):
+        codes = np.full((count, inputs), code, np.int8)
+        assert (kernels.int8(pack_int8(weights)[0], codes) == inputs * weight * code).all()
+
+
+@given(data=st.data())
+@EXAMPLES
+def test_rows_are_quantised_as_defined(kernels: KernelDriver, data: st.DataObject) -> None:
+    size, bits = data.draw(st.integers(1, 900)), data.draw(st.sampled_from([4, 8]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    x = (rng.standard_normal(size) * 10.0 ** rng.integers(-6, 4)).astype(np.float32)
+    norm_weight = rng.uniform(-2, 2, size).astype(np.float32) if data.draw(st.booleans()) else None
+    y = x if norm_weight is None else reference.rms_norm(x, norm_weight, reference.Norm())
+    expected_codes, expected_step = reference.quantize_rows(y, reference.Activation(bits=bits))
+    codes, step, total = kernels.quantize(x, norm_weight, bits)
+    assert (codes == expected_codes).all()
+    assert step == expected_step[0]
+    assert total == codes.sum(dtype=np.int32)
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, -np.inf, np.nan, 3e38])
+def test_extreme_rows_do_not_disturb(kernels: KernelDriver, value: float) -> None:
+    x = np.full(40, value, np.float32)
+    codes, step, _ = kernels.quantize(x, np.ones(40, np.float32), 8)
+    assert np.abs(codes.astype(int)).max() <= 128
+    assert np.isfinite(step)
+
+
+def test_the_gate_is_the_same_everywhere_and_right(kernels: KernelDriver, portable: KernelDriver) -> None:
+    rng = np.random.default_rng(0)
+    gate, up = (rng.standard_normal((2, 5000)) * 12).astype(np.float32)
+    hidden = kernels.gate(gate, up)
+    clipped = np.clip(gate.astype(np.float64), -20, 20)
+    expected = np.clip(clipped / (1 + np.exp(-clipped)) * up, -1000, 1000)
+    np.testing.assert_allclose(hidden, expected, rtol=1e-6, atol=1e-12)
+    assert (hidden == portable.gate(gate, up)).all()
