@@ -23,7 +23,10 @@ def load_model(name: str | None, threads: int | None, context: int | None, quiet
     """Load the model a user asked for, or the built-in one."""
     from embernet.runtime import load
     from embernet.runtime.bundle import DEFAULT_MODEL
+    from embernet.runtime.native_library import find_library
 
+    if find_library() is None:
+        note("installed without native operators (no compiler was found): answers are right, but slow", quiet)
     if name is None:
         note(f"using the built-in model {DEFAULT_MODEL!r} (choose another with -m)", quiet)
     with spinner(f"loading {name or DEFAULT_MODEL}", quiet):

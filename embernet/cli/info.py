@@ -12,8 +12,10 @@ from embernet.cli.output import format_bytes, note, print_json, print_rows, prog
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint (file or directory) or bundle (directory or name).")
-    ],
+        str | None,
+        typer.Argument(metavar="MODEL", help="Checkpoint (file or directory) or bundle (directory or name)."),
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Show which kernels this CPU runs instead.")] = False,
     config: Annotated[Path | None, typer.Option("--config", help="Configuration of a checkpoint without one.")] = None,
     heads: Annotated[int | None, typer.Option("--heads", min=1, help="Attention heads of the decoder.")] = None,
     vision_heads: Annotated[
@@ -28,7 +30,13 @@ def info(
     Examples:
       embernet info spark
       embernet info checkpoint.pt --config config.json --json
+      embernet info --cpu
     """
+    if cpu == (model is not None):
+        raise typer.BadParameter("give a MODEL or --cpu")
+    if model is None:
+        _print_cpu(json)
+        return
     from embernet.runtime.bundle import MANIFEST_FILE, find_bundle
 
     path = Path(model)
@@ -38,6 +46,17 @@ def info(
         print_json("embernet.info/1", values)
     else:
         _print(values)
+
+
+def _print_cpu(json: bool) -> None:
+    from embernet.runtime.native_library import find_library, isa_in_use, supported_isas
+
+    library, used, supported = find_library(), isa_in_use(), supported_isas()
+    if json:
+        values = {"library": None if library is None else str(library), "isa": used, "supported_isas": supported}
+        print_json("embernet.cpu/1", values)
+    else:
+        print_rows([("kernels", used), ("supported", ", ".join(supported) or "none"), ("library", str(library))])
 
 
 def _bundle(path: Path) -> dict[str, Any]:
