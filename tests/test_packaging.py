@@ -52,6 +52,7 @@ def test_nothing_but_embernet_lands_at_the_top(wheel):
     for expected in (
         "export/bundle.py",
         "runtime/bundle.py",
+        "runtime/models/spark.ember/weights.bin",
         "device/memory.py",
         "models/embernet/model.py",
         "py.typed",

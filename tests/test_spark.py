@@ -1,0 +1,42 @@
+"""The built-in model does what the README says about it."""
+
+import pytest
+
+from embernet.data.synth import draw
+from embernet.models.embernet.config import EmberNetConfig
+from embernet.runtime import Model, load
+from embernet.runtime.bundle import open_bundle
+from tests.conftest import EXAMPLES
+
+# What the example images show.
+CAPTIONS = {
+    "number.png": "the number 319",
+    "scene.png": "a large purple circle to the left of a small red star",
+    "several.png": "three white triangles",
+    "shape.png": "a large orange heart on the right",
+}
+
+
+@pytest.fixture(scope="module")
+def spark() -> Model:
+    return load("spark")
+
+
+def test_it_is_small_and_whole() -> None:
+    bundle = open_bundle("spark")
+    bundle.verify()
+    assert bundle.size() <= 4_000_000
+    assert bundle.manifest.config == EmberNetConfig.preset("spark").to_dict()
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_the_examples(spark: Model, name: str) -> None:
+    assert spark.caption(EXAMPLES / name).text == CAPTIONS[name]
+
+
+@pytest.mark.parametrize(("kind", "bar"), [("scene", 0.95), ("number", 0.85)])
+def test_drawings_it_was_not_trained_on(spark: Model, kind: str, bar: float) -> None:
+    """A sample; `python -m tests.spark_accuracy` measures the figures of the README."""
+    drawings = [draw("test", index, kind=kind) for index in range(60)]
+    correct = sum(spark.caption(drawing.image).text == drawing.caption for drawing in drawings)
+    assert correct >= bar * len(drawings)
