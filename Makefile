@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
-	$(BIN)/embernet ask examples/scene.png "what color is the circle?" -v
+	$(BIN)/embernet ask examples/scene.png "what shape is red?" -v
 
 test: $(VENV)/installed-dev lint  ## Everything that must pass.
 	$(BIN)/python -m pytest -n 2
