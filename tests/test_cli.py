@@ -408,7 +408,13 @@ def test_version(cli):
 def embernet(*arguments: object, **options) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "embernet", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A shell starts its background jobs, perhaps this test run, with Ctrl-C ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=environment, **pipes, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_help_imports_nothing_heavy():

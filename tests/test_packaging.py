@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -31,7 +32,12 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 def run(code: str, path: Path) -> None:
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=path.parent, env={"PYTHONPATH": str(path)})
+    """Run code that imports what is installed at `path`, and everything else as usual.
+
+    -S keeps an editable installation of this checkout out, which would come first.
+    """
+    environment = {"PYTHONPATH": os.pathsep.join([str(path), sysconfig.get_path("purelib")])}
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=path.parent, env=environment)
 
 
 def test_one_wheel_for_every_python(wheel):

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.native_builds import ROOT, build
 
 
-def test_the_operators_touch_only_what_is_theirs() -> None:
+def test_the_operators_touch_only_what_is_theirs(tmp_path: Path) -> None:
     library = build("embernet_ops", "sanitized") / "libembernet_ops.so"
     runtimes = [
         subprocess.run(
@@ -21,6 +22,6 @@ def test_the_operators_touch_only_what_is_theirs() -> None:
         "EMBERNET_TEST_LIBRARY": str(library),
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += ["tests/test_operators.py", "-k", "not none"]
+    command += ["--basetemp", str(tmp_path / "inner"), "tests/test_operators.py", "-k", "not none"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
