@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from embernet.runtime.native_library import FUNCTION_BODIES, supported_isas
+
 pytestmark = pytest.mark.full_size
 
 ROOT = Path(__file__).parent.parent
@@ -43,9 +45,9 @@ print(json.dumps({"load_ms": model.load_ms, "answer_seconds": time.perf_counter(
 """
 
 
-def run(code: str, *arguments: Path) -> dict:
+def run(code: str, *arguments: Path, **variables: str) -> dict:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    result = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE)
+    result = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | variables)
     values = json.loads(result.stdout.splitlines()[-1])
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
     return values
@@ -63,6 +65,8 @@ def test_full_size_from_checkpoint_to_answer(tmp_path):
     assert report["bits_per_ternary_weight"] == 2.0
     assert report["parameters"]["ternary"] == 713_097_216
 
-    answer = run(ANSWER, tmp_path / "full.ember")
-    assert len(answer["ids"]) == 4
-    assert answer["peak_resident_bytes"] < 6 * GB
+    answers = [run(ANSWER, tmp_path / "full.ember", EMBERNET_ISA=isa) for isa in (FUNCTION_BODIES, *supported_isas())]
+    assert len(answers[0]["ids"]) == 4
+    assert all(answer["ids"] == answers[0]["ids"] for answer in answers)
+    assert all(answer["peak_resident_bytes"] < 6 * GB for answer in answers)
+    assert all(answer["anonymous_bytes"] < 100e6 for answer in answers[1:])
