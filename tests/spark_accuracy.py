@@ -9,30 +9,23 @@ import json
 import sys
 from collections.abc import Iterator
 
-from embernet.data.synth import DESCRIBE, draw
+from embernet.data.synth import draw
 from embernet.runtime import Model, load
-from embernet.training.evaluation import Score, best_guesses
+from embernet.training.evaluation import Item, best_guesses, items_of, tally
 from embernet.training.pool import Text
 
 KINDS = ("scene", "number")
 DRAWINGS_TO_GUESS_FROM = 5000
 
 
-def guesses() -> dict[str, str]:
-    """The most common answer to every prompt among training drawings."""
-    drawings = (draw("train", index) for index in range(DRAWINGS_TO_GUESS_FROM))
-    return best_guesses(Text(d.kind, d.caption, d.questions, d.domain) for d in drawings)
-
-
-def answers(model: Model, kind: str, split: str, count: int) -> Iterator[tuple[str, str, str, str]]:
-    """Of `count` drawings: kind of question, prompt, the model's answer, the right answer; the caption first."""
-    for index in range(count):
-        drawing = draw(split, index, kind=kind)
-        image = model.encode(drawing.image)
-        yield kind, DESCRIBE[0], model.caption(image).text, drawing.caption
-        for question in drawing.questions:
-            text = model.ask(image, question.prompt).text
-            yield f"{kind}: {question.kind}", question.prompt, text, question.answer
+def results(model: Model, split: str, count: int) -> Iterator[tuple[Item, bool]]:
+    """Every question about `count` drawings of each kind, and whether the model's answer is right."""
+    for kind in KINDS:
+        for index in range(count):
+            drawing = draw(split, index, kind=kind)
+            image = model.encode(drawing.image)
+            for item in items_of([Text.of(drawing)]):
+                yield item, model.ask(image, item.prompt).text == item.answer
 
 
 def main() -> None:
@@ -41,15 +34,10 @@ def main() -> None:
     parser.add_argument("-n", "--count", type=int, default=500, help="drawings of each kind")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     arguments = parser.parse_args()
-    model, blind, counts = load(arguments.model), guesses(), {}
-    for kind in KINDS:
-        for name, prompt, text, expected in answers(model, kind, arguments.split, arguments.count):
-            correct, guessed, total = counts.get(name, (0, 0, 0))
-            counts[name] = (correct + (text == expected), guessed + (blind.get(prompt) == expected), total + 1)
-    scores = {name: Score(*count).to_dict() for name, count in counts.items()}
-    sys.stdout.write(
-        json.dumps({"model": arguments.model, "split": arguments.split, "scores": scores}, indent=2) + "\n"
-    )
+    guesses = best_guesses(Text.of(draw("train", index)) for index in range(DRAWINGS_TO_GUESS_FROM))
+    scores = tally(results(load(arguments.model), arguments.split, arguments.count), guesses)
+    values = {"model": arguments.model, "split": arguments.split, "scores": {k: s.to_dict() for k, s in scores.items()}}
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
 
 
 if __name__ == "__main__":

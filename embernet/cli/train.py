@@ -36,7 +36,7 @@ def train(
 ) -> None:
     """Train the built-in model 'spark' on images that the program draws, and score it on others.
 
-    On two cores this takes one to two hours, 6 GB of memory and 4 GB of temporary files.
+    On two cores this takes about two hours, 6 GB of memory and 4 GB of temporary files.
 
     \b
     Examples:

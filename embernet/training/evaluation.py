@@ -1,7 +1,7 @@
 """Exact match of greedy answers, kind by kind, beside what a blind guess would score."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +62,27 @@ def best_guesses(texts: Iterable[Text]) -> dict[str, str]:
     return {prompt: counter.most_common(1)[0][0] for prompt, counter in answers.items()}
 
 
+def tally(results: Iterable[tuple[Item, bool]], guesses: Mapping[str, str]) -> dict[str, Score]:
+    """Scores by kind, of items and whether each was answered right; guesses: `best_guesses`."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for item, is_right in results:
+        count = counts[item.kind]
+        count[0] += is_right
+        count[1] += guesses.get(item.prompt) == item.answer
+        count[2] += 1
+    return {kind: Score(*count) for kind, count in sorted(counts.items())}
+
+
 def evaluate(
     model: EmberNet, encoder: ConversationEncoder, pool: Pool, guesses: Mapping[str, str], batch_size: int = 100
 ) -> dict[str, Score]:
     """Ask everything about every drawing, each question as the first of a conversation."""
+    return tally(_answer_all(model, encoder, pool, batch_size), guesses)
+
+
+def _answer_all(
+    model: EmberNet, encoder: ConversationEncoder, pool: Pool, batch_size: int
+) -> Iterator[tuple[Item, bool]]:
     images = torch.cat(
         [
             _encode(model, pool.pixel_values(range(start, min(start + batch_size, len(pool)))))
@@ -77,18 +94,13 @@ def evaluate(
     for item in items_of(pool.texts):
         ids = encoder.prompt(item.prompt)
         by_length[len(ids)].append((item, ids))
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for group in by_length.values():
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]
             prompts = torch.tensor([ids for _, ids in batch])
             answers = generate_batch(model, images[[item.image for item, _ in batch]], prompts)
             for (item, _), answer in zip(batch, answers, strict=True):
-                count = counts[item.kind]
-                count[0] += answer == encoder.answer(item.answer)
-                count[1] += guesses.get(item.prompt) == item.answer
-                count[2] += 1
-    return {kind: Score(*count) for kind, count in sorted(counts.items())}
+                yield item, answer == encoder.answer(item.answer)
 
 
 @torch.no_grad()

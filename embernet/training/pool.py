@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from embernet.data.synth import Question, draw
+from embernet.data.synth import Drawing, Question, draw
 from embernet.models.embernet.config import EmberNetConfig
 from embernet.training.parallel import leave_interrupts_to_main
 from embernet.training.patches import ATTRIBUTES, patch_labels
@@ -27,6 +27,10 @@ class Text:
     caption: str
     questions: tuple[Question, ...]
     domain: str
+
+    @classmethod
+    def of(cls, drawing: Drawing) -> "Text":
+        return cls(drawing.kind, drawing.caption, drawing.questions, drawing.domain)
 
 
 @dataclass(frozen=True)
@@ -91,4 +95,4 @@ def _render(
     size = (config.image_size, config.image_size)
     image = np.asarray(drawing.image.resize(size, Image.Resampling.BICUBIC))
     labels = patch_labels(drawing.marks, config.image_size // config.patch_size)
-    return image, labels, Text(drawing.kind, drawing.caption, drawing.questions, drawing.domain)
+    return image, labels, Text.of(drawing)

@@ -21,7 +21,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from embernet.checkpoints import require_new, save_checkpoint
 from embernet.data.synth import COUNTS, DESCRIBE, corpus
@@ -29,7 +28,7 @@ from embernet.data.tokenizer import build_tokenizer
 from embernet.families import get_family
 from embernet.initial import initial_tensors
 from embernet.models.embernet.config import EmberNetConfig
-from embernet.models.embernet.model import EmberNet, router_balance_loss
+from embernet.models.embernet.model import EmberNet, expert_supervision_loss, router_balance_loss
 from embernet.models.embernet.vision import VisionEncoder
 from embernet.training.batches import Conversation, ConversationEncoder, Turn
 from embernet.training.evaluation import Score, best_guesses, evaluate
@@ -88,7 +87,7 @@ def train_spark(
     """Train spark, write its checkpoint to `output`, and return its scores on validation drawings.
 
     The result depends on the seed and the number of processes, not on the speed of the machine. Two processes on two
-    cores need about 90 minutes and 6 GB.
+    cores need about two hours and 6 GB.
     """
     recipe = recipe or Recipe()
     require_new(Path(output))
@@ -208,7 +207,7 @@ def _train(
         return {
             "text": output.loss,
             "balance": 0.01 * router_balance_loss(output.router_logits),
-            "experts": 0.1 * F.cross_entropy(output.router_logits[-1].clamp(-10, 10), experts[output.rows]),
+            "experts": 0.1 * expert_supervision_loss(output.router_logits[:, :, None], experts[output.rows]),
             **{name: recipe.speak_patch_weight * loss for name, loss in patch_losses.items()},
         }
 
@@ -284,14 +283,14 @@ def _align_queries(vision: VisionEncoder, pixel_values: Tensor) -> None:
         tie(attention)
 
 
+_SEVERAL = tuple(COUNTS.values())
+
+
 def _refine_chances(texts: Sequence[Text], recipe: Recipe) -> NDArray[np.float64]:
     """Cumulative probability of every drawing in the last phase."""
     groups = np.array([0 if t.kind == "number" else 1 if t.caption.startswith(_SEVERAL) else 2 for t in texts])
     shares = (recipe.refine_numbers, recipe.refine_several, 1 - recipe.refine_numbers - recipe.refine_several)
     return np.cumsum(np.array(shares)[groups] / np.bincount(groups, minlength=3)[groups])
-
-
-_SEVERAL = tuple(COUNTS.values())
 
 
 def _conversations(
