@@ -19,13 +19,15 @@ FUNCTION_BODIES = "none"
 @functools.cache
 def find_library() -> Path | None:
     """Where the library is: beside this file, or, for an editable install, in site-packages."""
-    places = [Path(__file__).parent / FILE_NAME]
+    beside = Path(__file__).parent / FILE_NAME
+    if beside.is_file():
+        return beside.resolve()
     try:
         installed = importlib.metadata.distribution("embernet").locate_file(f"embernet/runtime/{FILE_NAME}")
-        places.append(Path(str(installed)))
     except importlib.metadata.PackageNotFoundError:
-        pass
-    return next((place.resolve() for place in places if place.is_file()), None)
+        return None
+    place = Path(str(installed))
+    return place.resolve() if place.is_file() else None
 
 
 def supported_isas() -> list[str]:

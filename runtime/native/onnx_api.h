@@ -21,7 +21,7 @@ struct SessionOptions;
 struct CustomOpDomain;
 struct ShapeInferContext;
 
-enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
+enum ErrorCode : int { kInvalidArgument = 2 };
 enum ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt64 = 7 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kDefaultMemory = 0 };

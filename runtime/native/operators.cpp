@@ -13,7 +13,6 @@ namespace embernet {
 namespace {
 
 using onnx_api::Api;
-using onnx_api::Characteristic;
 using onnx_api::CustomOp;
 using onnx_api::ElementType;
 using onnx_api::KernelContext;
@@ -44,9 +43,9 @@ int64_t groups_of(int64_t size, int64_t group) { return (size + group - 1) / gro
 
 int64_t padded(int64_t size) { return groups_of(size, kCodeAlignment) * kCodeAlignment; }
 
-#define RETURN_IF_ERROR(expression)                          \
-  do {                                                       \
-    if (onnx_api::Status* status_ = (expression)) return status_; \
+#define RETURN_IF_ERROR(...)                                      \
+  do {                                                            \
+    if (onnx_api::Status* status_ = (__VA_ARGS__)) return status_; \
   } while (false)
 
 // An input tensor: its data and its shape.
@@ -81,6 +80,13 @@ Status* get_input(const Api* api, const KernelContext* context, size_t index, Te
   void* data = nullptr;
   RETURN_IF_ERROR(api->data(const_cast<Value*>(value), &data));
   tensor->data = data;
+  return nullptr;
+}
+
+// The first inputs, in order.
+template <size_t count>
+Status* get_inputs(const Api* api, const KernelContext* context, Tensor* const (&tensors)[count]) {
+  for (size_t i = 0; i < count; ++i) RETURN_IF_ERROR(get_input(api, context, i, tensors[i]));
   return nullptr;
 }
 
@@ -265,10 +271,7 @@ struct BitLinear {
 
   Status* compute(KernelContext* context) const {
     Tensor x, norm_weight, weight, scale;
-    RETURN_IF_ERROR(get_input(api, context, 0, &x));
-    RETURN_IF_ERROR(get_input(api, context, 1, &norm_weight));
-    RETURN_IF_ERROR(get_input(api, context, 2, &weight));
-    RETURN_IF_ERROR(get_input(api, context, 3, &scale));
+    RETURN_IF_ERROR(get_inputs(api, context, {&x, &norm_weight, &weight, &scale}));
     RETURN_IF_ERROR(require_rows(api, x));
     const int64_t count = x.rows(), size = x.columns();
     RETURN_IF_ERROR(require_size(api, norm_weight, "norm_weight", size));
@@ -307,10 +310,7 @@ struct Int8Linear {
 
   Status* compute(KernelContext* context) const {
     Tensor x, weight, scale, bias;
-    RETURN_IF_ERROR(get_input(api, context, 0, &x));
-    RETURN_IF_ERROR(get_input(api, context, 1, &weight));
-    RETURN_IF_ERROR(get_input(api, context, 2, &scale));
-    RETURN_IF_ERROR(get_input(api, context, 3, &bias));
+    RETURN_IF_ERROR(get_inputs(api, context, {&x, &weight, &scale, &bias}));
     RETURN_IF_ERROR(require_rows(api, x));
     const int64_t count = x.rows(), size = x.columns(), out_features = scale.size();
     RETURN_IF_ERROR(require_matrix(api, weight, "weight", out_features, size, kInt8Inputs));
@@ -382,10 +382,10 @@ struct TernaryMoE {
     bool has_hidden_norm;
   };
 
-  Status* get_inputs(const KernelContext* context, Inputs* in) const {
-    Tensor* const tensors[] = {&in->x,       &in->router_weight, &in->router_bias, &in->gate_norm, &in->up_norm,
-                               &in->hidden_norm, &in->down_norm, &in->scales,      &in->packed};
-    for (size_t i = 0; i < 9; ++i) RETURN_IF_ERROR(get_input(api, context, i, tensors[i]));
+  Status* read_inputs(const KernelContext* context, Inputs* in) const {
+    RETURN_IF_ERROR(get_inputs(api, context,
+                               {&in->x, &in->router_weight, &in->router_bias, &in->gate_norm, &in->up_norm,
+                                &in->hidden_norm, &in->down_norm, &in->scales, &in->packed}));
     RETURN_IF_ERROR(require_rows(api, in->x));
     in->count = in->x.rows();
     in->hidden = in->x.columns();
@@ -453,7 +453,7 @@ struct TernaryMoE {
 
   Status* compute(KernelContext* context) const {
     Inputs in;
-    RETURN_IF_ERROR(get_inputs(context, &in));
+    RETURN_IF_ERROR(read_inputs(context, &in));
     float* y = nullptr;
     int64_t* chosen_out = nullptr;
     float* weights_out = nullptr;
