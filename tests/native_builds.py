@@ -91,15 +91,11 @@ class KernelDriver:
 
     def ternary(self, tile: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.int32]:
         """tile (groups, 64), codes (count, K) -> (count, 16)"""
-        padded = _pad(codes)
-        self._send(1, len(tile), *padded.shape, tile, padded, codes.sum(axis=1, dtype=np.int32))
-        return self._receive(np.int32, len(codes) * 16).reshape(-1, 16)
+        return self._multiply(1, tile, codes)
 
     def int8(self, tile: NDArray[np.int8], codes: NDArray[np.int8]) -> NDArray[np.int32]:
         """tile (groups, 64), codes (count, K) -> (count, 16)"""
-        padded = _pad(codes)
-        self._send(2, len(tile), *padded.shape, tile, padded)
-        return self._receive(np.int32, len(codes) * 16).reshape(-1, 16)
+        return self._multiply(2, tile, codes)
 
     def quantize(
         self, x: NDArray[np.float32], norm_weight: NDArray[np.float32] | None, bits: int
@@ -112,6 +108,11 @@ class KernelDriver:
     def gate(self, gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
         self._send(4, gate.size, gate, up)
         return self._receive(np.float32, gate.size)
+
+    def _multiply(self, operation: int, tile: NDArray, codes: NDArray[np.int8]) -> NDArray[np.int32]:
+        padded = _pad(codes)
+        self._send(operation, len(tile), *padded.shape, tile, padded, codes.sum(axis=1, dtype=np.int32))
+        return self._receive(np.int32, len(codes) * 16).reshape(-1, 16)
 
     def _send(self, *values: int | NDArray) -> None:
         assert self._process.stdin

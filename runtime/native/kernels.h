@@ -44,7 +44,7 @@ struct Kernels {
   // One tile of 16 rows times `count` rows of codes, `stride` apart: products[m * 16 + r] = exact integer sum.
   void (*ternary)(const uint8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
                   int64_t count, int32_t* products);
-  void (*int8)(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, int64_t count,
+  void (*int8)(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows, int64_t count,
                int32_t* products);
 };
 

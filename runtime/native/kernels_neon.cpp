@@ -125,7 +125,7 @@ static void int8_quarter(const int8_t* quarter, int64_t groups, const int8_t* co
   for (int m = 0; m < kRows; ++m) vst1q_s32(products + m * kTileRows, vpaddq_s32(rows01[m], rows23[m]));
 }
 
-static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, int64_t count,
+static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row*, int64_t count,
                  int32_t* products) {
   int64_t m = 0;
   for (; m + 4 <= count; m += 4)

@@ -70,7 +70,7 @@ static void int8_block(const int8_t* tile, int64_t groups, const int8_t* codes, 
     for (int q = 0; q < 4; ++q) vst1q_s32(products + m * kTileRows + 4 * q, sums[m][q]);
 }
 
-static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, int64_t count,
+static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row*, int64_t count,
                  int32_t* products) {
   int64_t m = 0;
   for (; m + 4 <= count; m += 4) int8_block<4>(tile, groups, codes + m * stride, stride, products + m * kTileRows);

@@ -17,7 +17,7 @@ static void ternary(const uint8_t* tile, int64_t groups, const int8_t* codes, in
   }
 }
 
-static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, int64_t count,
+static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row*, int64_t count,
                  int32_t* products) {
   for (int64_t m = 0; m < count; ++m) {
     int32_t sums[kTileRows] = {};

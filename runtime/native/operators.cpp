@@ -334,8 +334,8 @@ struct Int8Linear {
       for (int64_t t = begin; t < end; ++t)
         for (int64_t first = 0; first < count; first += kRowsPerCall) {
           const int64_t rows = first + kRowsPerCall < count ? kRowsPerCall : count - first;
-          kernels->int8(packed + t * tile_bytes, groups, codes.codes + first * codes.stride, codes.stride, rows,
-                        products);
+          kernels->int8(packed + t * tile_bytes, groups, codes.codes + first * codes.stride, codes.stride,
+                        codes.rows + first, rows, products);
           const int64_t n = t * kTileRows, width = tile_width(t, out_features);
           for (int64_t m = 0; m < rows; ++m) {
             const float step = codes.rows[first + m].step;

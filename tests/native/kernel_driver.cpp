@@ -2,7 +2,7 @@
 //
 // stdin, little-endian, again and again: the operation, its int64 sizes, its arrays. stdout: the results, raw.
 //   1 ternary   groups, count, stride; tile, codes, sums (int32)         -> products (int32)
-//   2 int8      groups, count, stride; tile, codes                       -> products (int32)
+//   2 int8      the same
 //   3 quantize  size, bits, normed; x (float), weight (float, if normed) -> codes, step (float), sum (int32)
 //   4 gate      size; gate (float), up (float)                           -> hidden (float)
 #include <stdint.h>
@@ -50,17 +50,16 @@ int main(int count, char**) {
       uint8_t* tile = read_array<uint8_t>(groups * kGroupBytes);
       int8_t* codes = read_array<int8_t>(count * stride);
       int32_t* products = static_cast<int32_t*>(malloc(sizeof(int32_t) * static_cast<size_t>(count * kTileRows)));
-      if (operation == 1) {
-        int32_t* sums = read_array<int32_t>(count);
-        Row* rows = static_cast<Row*>(malloc(sizeof(Row) * static_cast<size_t>(count)));
-        for (int64_t m = 0; m < count; ++m) rows[m] = {1.0f, sums[m]};
+      int32_t* sums = read_array<int32_t>(count);
+      Row* rows = static_cast<Row*>(malloc(sizeof(Row) * static_cast<size_t>(count)));
+      for (int64_t m = 0; m < count; ++m) rows[m] = {1.0f, sums[m]};
+      if (operation == 1)
         kernels->ternary(tile, groups, codes, stride, rows, count, products);
-        free(rows);
-        free(sums);
-      } else {
-        kernels->int8(reinterpret_cast<int8_t*>(tile), groups, codes, stride, count, products);
-      }
+      else
+        kernels->int8(reinterpret_cast<int8_t*>(tile), groups, codes, stride, rows, count, products);
       write_array(products, count * kTileRows);
+      free(rows);
+      free(sums);
       free(products);
       free(codes);
       free(tile);
