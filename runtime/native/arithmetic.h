@@ -42,27 +42,62 @@ static inline float fast_exponential(float x) {
   return mantissa * power;
 }
 
-static void shared_rms_norm(const float* x, const float* weight, int64_t size, const Norm& norm, float* y) {
+static inline double sum_of_lanes(const double (&lanes)[kLanes]) {
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+static double shared_dot(const float* a, const float* b, int64_t size) {
   double lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const float value = clip(x[i + j], -norm.input_clip, norm.input_clip);
-      lanes[j] += static_cast<double>(value * value);
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(a[i + j]) * static_cast<double>(b[i + j]);
+  for (int64_t j = 0; i < size; ++i, ++j) lanes[j] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return sum_of_lanes(lanes);
+}
+
+// What rms_norm multiplies a row with.
+static inline float rms_scale(const float* x, int64_t size, const Norm& norm) {
+  constexpr int64_t kBlock = 128;
+  float squares[kBlock];
+  double lanes[kLanes] = {};
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t count = begin + kBlock < size ? kBlock : size - begin;
+    const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = clip(x[begin + i], -norm.input_clip, norm.input_clip);
+      squares[i] = value * value;
     }
-  for (int64_t j = 0; i < size; ++i, ++j) {
-    const float value = clip(x[i], -norm.input_clip, norm.input_clip);
-    lanes[j] += static_cast<double>(value * value);
+    for (int64_t i = count; i < padded; ++i) squares[i] = 0.0f;
+    for (int64_t i = 0; i < padded; i += kLanes)
+      for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(squares[i + j]);
   }
-  const double sum =
-      ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-  float variance = static_cast<float>(sum / static_cast<double>(size));
+  float variance = static_cast<float>(sum_of_lanes(lanes) / static_cast<double>(size));
   variance = variance > norm.eps ? variance : norm.eps;
-  const float scale = 1.0f / __builtin_sqrtf(variance + norm.eps);
-  for (i = 0; i < size; ++i) {
+  return 1.0f / __builtin_sqrtf(variance + norm.eps);
+}
+
+static void shared_rms_norm(const float* x, const float* weight, int64_t size, const Norm& norm, float* y) {
+  const float scale = rms_scale(x, size, norm);
+  for (int64_t i = 0; i < size; ++i) {
     const float value = clip(x[i], -norm.input_clip, norm.input_clip) * scale;
     y[i] = weight[i] * clip(value, -norm.output_clip, norm.output_clip);
   }
+}
+
+// The larger of `floor` and of all |x[i]|, cut to `bound`. Floats without a sign order as their bits do.
+static float largest_size(const float* x, int64_t size, float bound, float floor) {
+  int32_t largest;
+  memcpy(&largest, &floor, sizeof largest);
+  for (int64_t i = 0; i < size; ++i) {
+    const float value = clip(x[i], -bound, bound);
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits &= 0x7fffffff;
+    largest = largest > bits ? largest : bits;
+  }
+  float result;
+  memcpy(&result, &largest, sizeof result);
+  return result;
 }
 
 static Row shared_quantize(const float* x, const float* norm_weight, int64_t size, const Norm& norm,
@@ -72,24 +107,10 @@ static Row shared_quantize(const float* x, const float* norm_weight, int64_t siz
     x = scratch;
   }
   const float bound = activation.clip;
-  float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const float value = __builtin_fabsf(clip(x[i + j], -bound, bound));
-      lanes[j] = lanes[j] > value ? lanes[j] : value;
-    }
-  for (; i < size; ++i) {
-    const float value = __builtin_fabsf(clip(x[i], -bound, bound));
-    lanes[0] = lanes[0] > value ? lanes[0] : value;
-  }
-  float largest = activation.floor;
-  for (const float lane : lanes) largest = largest > lane ? largest : lane;
-
   const float limit = static_cast<float>((1 << (activation.bits - 1)) - 1);
-  const float scale = limit * (1.0f / largest);  // in this order, as published
+  const float scale = limit * (1.0f / largest_size(x, size, bound, activation.floor));  // in this order, as published
   int32_t sum = 0;
-  for (i = 0; i < size; ++i) {
+  for (int64_t i = 0; i < size; ++i) {
     const float value = clip(clip(x[i], -bound, bound) * scale, -limit - 1.0f, limit);
     const int32_t code = static_cast<int32_t>(round_even(value));
     codes[i] = static_cast<int8_t>(code);
@@ -102,9 +123,15 @@ static Row shared_quantize(const float* x, const float* norm_weight, int64_t siz
 
 static void shared_gate(const float* gate, const float* up, int64_t size, float gate_clip, float hidden_clip,
                         float* hidden) {
-  for (int64_t i = 0; i < size; ++i) {
-    const float g = clip(gate[i], -gate_clip, gate_clip);
-    hidden[i] = clip(g / (1.0f + fast_exponential(-g)) * up[i], -hidden_clip, hidden_clip);
+  constexpr int64_t kBlock = 128;
+  float block[kBlock];  // `hidden` may be `gate`: loops that write elsewhere can be vectorised
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t count = begin + kBlock < size ? kBlock : size - begin;
+    const float *g = gate + begin, *u = up + begin;
+    for (int64_t i = 0; i < count; ++i) block[i] = 1.0f + fast_exponential(-clip(g[i], -gate_clip, gate_clip));
+    for (int64_t i = 0; i < count; ++i)
+      block[i] = clip(clip(g[i], -gate_clip, gate_clip) / block[i] * u[i], -hidden_clip, hidden_clip);
+    memcpy(hidden + begin, block, sizeof(float) * static_cast<size_t>(count));
   }
 }
 

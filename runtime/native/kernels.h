@@ -38,6 +38,9 @@ struct Kernels {
   // y[i] = rms_norm(x)[i]
   void (*rms_norm)(const float* x, const float* weight, int64_t size, const Norm& norm, float* y);
 
+  // The sum of a[i] * b[i] in float64.
+  double (*dot)(const float* a, const float* b, int64_t size);
+
   // hidden[i] = clip(silu(clip(gate[i], gate_clip)) * up[i], hidden_clip); may overwrite gate.
   void (*gate)(const float* gate, const float* up, int64_t size, float gate_clip, float hidden_clip, float* hidden);
 

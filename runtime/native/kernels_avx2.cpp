@@ -16,6 +16,9 @@ static inline __m256i broadcast4(const int8_t* codes) {
   return _mm256_set1_epi32(four);
 }
 
+// Keeps the compiler from computing products ahead of their use: it would run out of registers.
+static inline void in_order(__m256i& x) { asm volatile("" : "+x"(x)); }
+
 static inline __m256i widen(__m256i sums16) { return _mm256_madd_epi16(sums16, _mm256_set1_epi16(1)); }
 
 // Field p of 32 packed bytes: the codes 0..2 of 8 rows, 4 inputs each.
@@ -69,9 +72,12 @@ static void ternary_block(const uint8_t* unpacked, int64_t steps, const int8_t* 
     for (int64_t s = begin; s < end; ++s) {
       const __m256i upper = load(unpacked + s * 64), lower = load(unpacked + s * 64 + 32);
       for (int m = 0; m < kRows; ++m) {
-        const __m256i a = broadcast4(codes + m * stride + s * 4);
+        __m256i a = broadcast4(codes + m * stride + s * 4);
+        in_order(a);
         top[m] = _mm256_add_epi16(top[m], _mm256_maddubs_epi16(upper, a));
         bottom[m] = _mm256_add_epi16(bottom[m], _mm256_maddubs_epi16(lower, a));
+        in_order(top[m]);
+        in_order(bottom[m]);
       }
     }
     for (int m = 0; m < kRows; ++m) {
@@ -111,20 +117,68 @@ static void ternary(const uint8_t* tile, int64_t groups, const int8_t* codes, in
   }
 }
 
-// |w| is unsigned and the sign goes to the activation; 127 * 127 * 2 fits an int16, and codes of 8 bits end at 127.
-template <int kRows>
-static void int8_block(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, int32_t* products) {
-  __m256i top[kRows], bottom[kRows];
-  for (int m = 0; m < kRows; ++m) top[m] = bottom[m] = _mm256_setzero_si256();
+// One row of codes. |w| is unsigned and the sign goes to the activation; 127 * 128 * 2 fits an int16.
+static void int8_row(const int8_t* tile, int64_t groups, const int8_t* codes, int32_t* products) {
+  __m256i top = _mm256_setzero_si256(), bottom = _mm256_setzero_si256();
   for (int64_t g = 0; g < groups; ++g) {
     const int8_t* group = tile + g * kGroupBytes;
-    if (kRows == 1) _mm_prefetch(reinterpret_cast<const char*>(group + kPrefetch), _MM_HINT_T0);
-    const __m256i upper = load(group), lower = load(group + 32);
-    const __m256i upper_size = _mm256_abs_epi8(upper), lower_size = _mm256_abs_epi8(lower);
+    _mm_prefetch(reinterpret_cast<const char*>(group + kPrefetch), _MM_HINT_T0);
+    const __m256i upper = load(group), lower = load(group + 32), a = broadcast4(codes + g * kInt8Inputs);
+    const auto product = [&](__m256i w) {
+      return widen(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)));
+    };
+    top = _mm256_add_epi32(top, product(upper));
+    bottom = _mm256_add_epi32(bottom, product(lower));
+  }
+  store(products, top);
+  store(products + 8, bottom);
+}
+
+// Weights as sizes and signs (0 or -1): w a = |w| (a ^ sign) - |w| sign, and the last term is the same for all rows.
+struct Int8Block {
+  static constexpr int64_t kGroups = 64;
+  alignas(32) uint8_t sizes[kGroups * kGroupBytes];
+  alignas(32) int8_t signs[kGroups * kGroupBytes];
+  int64_t groups;
+  __m256i top, bottom;  // minus the sum of |w| sign, 16 rows
+
+  void unpack(const int8_t* tile, int64_t count) {
+    groups = count;
+    top = bottom = _mm256_setzero_si256();
+    for (int64_t g = 0; g < groups; ++g) {
+      top = _mm256_add_epi32(top, half(tile, g * kGroupBytes));
+      bottom = _mm256_add_epi32(bottom, half(tile, g * kGroupBytes + 32));
+    }
+  }
+
+ private:
+  __m256i half(const int8_t* tile, int64_t at) {
+    const __m256i w = load(tile + at), size = _mm256_abs_epi8(w), sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w);
+    store(sizes + at, size);
+    store(signs + at, sign);
+    return widen(_mm256_maddubs_epi16(_mm256_and_si256(size, sign), _mm256_set1_epi8(1)));
+  }
+};
+
+// `kRows` rows of codes times a block of weights; adds to products. 128 * 128 * 2 occurs only as -2^15.
+template <int kRows>
+static void int8_block(const Int8Block& block, const int8_t* codes, int64_t stride, int32_t* products) {
+  __m256i top[kRows], bottom[kRows];
+  for (int m = 0; m < kRows; ++m) {
+    top[m] = _mm256_add_epi32(load(products + m * kTileRows), block.top);
+    bottom[m] = _mm256_add_epi32(load(products + m * kTileRows + 8), block.bottom);
+  }
+  for (int64_t g = 0; g < block.groups; ++g) {
+    const __m256i upper = load(block.sizes + g * kGroupBytes), lower = load(block.sizes + g * kGroupBytes + 32);
+    const __m256i upper_sign = load(block.signs + g * kGroupBytes);
+    const __m256i lower_sign = load(block.signs + g * kGroupBytes + 32);
     for (int m = 0; m < kRows; ++m) {
-      const __m256i a = broadcast4(codes + m * stride + g * kInt8Inputs);
-      top[m] = _mm256_add_epi32(top[m], widen(_mm256_maddubs_epi16(upper_size, _mm256_sign_epi8(a, upper))));
-      bottom[m] = _mm256_add_epi32(bottom[m], widen(_mm256_maddubs_epi16(lower_size, _mm256_sign_epi8(a, lower))));
+      __m256i a = broadcast4(codes + m * stride + g * kInt8Inputs);
+      in_order(a);
+      top[m] = _mm256_add_epi32(top[m], widen(_mm256_maddubs_epi16(upper, _mm256_xor_si256(a, upper_sign))));
+      bottom[m] = _mm256_add_epi32(bottom[m], widen(_mm256_maddubs_epi16(lower, _mm256_xor_si256(a, lower_sign))));
+      in_order(top[m]);
+      in_order(bottom[m]);
     }
   }
   for (int m = 0; m < kRows; ++m) {
@@ -135,12 +189,20 @@ static void int8_block(const int8_t* tile, int64_t groups, const int8_t* codes, 
 
 static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row*, int64_t count,
                  int32_t* products) {
-  int64_t m = 0;
-  for (; m + 4 <= count; m += 4) int8_block<4>(tile, groups, codes + m * stride, stride, products + m * kTileRows);
-  for (; m < count; ++m) int8_block<1>(tile, groups, codes + m * stride, stride, products + m * kTileRows);
+  if (count == 1) return int8_row(tile, groups, codes, products);
+  memset(products, 0, sizeof(int32_t) * static_cast<size_t>(count * kTileRows));
+  Int8Block block;
+  for (int64_t begin = 0; begin < groups; begin += Int8Block::kGroups) {
+    const int64_t rest = groups - begin;
+    block.unpack(tile + begin * kGroupBytes, rest < Int8Block::kGroups ? rest : Int8Block::kGroups);
+    const int8_t* a = codes + begin * kInt8Inputs;
+    int64_t m = 0;
+    for (; m + 4 <= count; m += 4) int8_block<4>(block, a + m * stride, stride, products + m * kTileRows);
+    for (; m < count; ++m) int8_block<1>(block, a + m * stride, stride, products + m * kTileRows);
+  }
 }
 
 extern const Kernels kAvx2;
-const Kernels kAvx2 = {"avx2", shared_quantize, shared_rms_norm, shared_gate, ternary, int8};
+const Kernels kAvx2 = {"avx2", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
 
 }  // namespace embernet

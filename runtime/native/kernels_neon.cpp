@@ -137,6 +137,6 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kNeon;
-const Kernels kNeon = {"neon", shared_quantize, shared_rms_norm, shared_gate, ternary, int8};
+const Kernels kNeon = {"neon", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
 
 }  // namespace embernet

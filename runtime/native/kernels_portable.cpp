@@ -31,7 +31,7 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kPortable;
-const Kernels kPortable = {"portable", shared_quantize, shared_rms_norm, shared_gate, ternary, int8};
+const Kernels kPortable = {"portable", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
 
 float exponential(float x) { return fast_exponential(x); }
 

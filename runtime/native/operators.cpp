@@ -1,4 +1,4 @@
-// The operators of `ai.embernet` as ONNX Runtime custom operators: BitLinear, Int8Linear, TernaryMoE.
+// The operators of `ai.embernet` as ONNX Runtime custom operators: RmsNorm, BitLinear, Int8Linear, TernaryMoE.
 // docs/operators.md defines them; this file checks shapes, divides the work among threads and calls the kernels.
 // Weights are read where ONNX Runtime mapped them; nothing is copied or repacked.
 #include <stdarg.h>
@@ -26,9 +26,15 @@ constexpr int64_t kMaxInputs = 131072;
 constexpr size_t kMaxDimensions = 8;
 // Rows of activations that one call of a kernel takes: their codes and products stay in the L2 cache.
 constexpr int64_t kRowsPerCall = 64;
-// Work for one thread is cut into pieces of about this many bytes of weights.
+// Work is cut into pieces of about this many bytes of weights per row: waking a thread takes as long as some of them.
+#if defined(__x86_64__)
+constexpr int64_t kBytesPerPiece = 192 * 1024;
+#else
 constexpr int64_t kBytesPerPiece = 32 * 1024;
+#endif
 constexpr int64_t kMaxPieces = 32;
+// What normalising or quantising one element costs, in bytes of weights that could be multiplied meanwhile.
+constexpr int64_t kBytesPerElement = 16;
 
 Status* error(const Api* api, const char* format, ...) {
   char message[256];
@@ -137,9 +143,10 @@ T attribute(const Api* api, const KernelInfo* info, const char* name, T fallback
   return value;
 }
 
-Norm norm_attributes(const Api* api, const KernelInfo* info) {
-  return {attribute(api, info, "norm_eps", 1e-5f), attribute(api, info, "norm_input_clip", 100.0f),
-          attribute(api, info, "norm_output_clip", 10.0f)};
+Norm norm_attributes(const Api* api, const KernelInfo* info, const char* eps = "norm_eps",
+                     const char* input_clip = "norm_input_clip", const char* output_clip = "norm_output_clip") {
+  return {attribute(api, info, eps, 1e-5f), attribute(api, info, input_clip, 100.0f),
+          attribute(api, info, output_clip, 10.0f)};
 }
 
 Activation activation_attributes(const Api* api, const KernelInfo* info) {
@@ -220,11 +227,19 @@ Codes take_codes(Workspace& workspace, int64_t count, int64_t size) {
 Status* quantize(const Api* api, const KernelContext* context, const Kernels& kernels, const float* x,
                  const float* norm_weight, int64_t count, int64_t size, const Norm& norm, const Activation& activation,
                  float* scratch, const Codes& out) {
-  return parallel(api, context, count, size * 16, [&](int64_t begin, int64_t end) {
+  return parallel(api, context, count, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m)
       out.rows[m] = kernels.quantize(x + m * size, norm_weight, size, norm, activation,
                                      scratch == nullptr ? nullptr : scratch + m * size, out.codes + m * out.stride);
   });
+}
+
+// What lies beyond the last output is cut off.
+void store_tile(const float (&values)[kTileRows], int64_t width, float* out) {
+  if (width == kTileRows)
+    memcpy(out, values, sizeof values);
+  else
+    memcpy(out, values, sizeof(float) * static_cast<size_t>(width));
 }
 
 // y[m, first row of the tile + r] for one tile of a ternary matrix; the last tile may be cut.
@@ -238,7 +253,9 @@ void ternary_tile(const Kernels& kernels, const uint8_t* tile, int64_t groups, c
       const float step = x.rows[begin + m].step * scale;
       float* out = y + (begin + m) * y_stride;
       const int32_t* p = products + m * kTileRows;
-      for (int64_t r = 0; r < width; ++r) out[r] = static_cast<float>(p[r]) * step;
+      float values[kTileRows];
+      for (int64_t r = 0; r < kTileRows; ++r) values[r] = static_cast<float>(p[r]) * step;
+      store_tile(values, width, out);
     }
   }
 }
@@ -247,6 +264,37 @@ int64_t tile_width(int64_t tile, int64_t out_features) {
   const int64_t rest = out_features - tile * kTileRows;
   return rest < kTileRows ? rest : kTileRows;
 }
+
+// --- RmsNorm --------------------------------------------------------------------------------------------------------
+
+struct RmsNorm {
+  static constexpr const char* kName = "RmsNorm";
+  static constexpr ElementType kInputs[] = {onnx_api::kFloat, onnx_api::kFloat};
+  static constexpr ElementType kOutputs[] = {onnx_api::kFloat};
+
+  const Api* api;
+  const Kernels* kernels;
+  Norm norm;
+
+  Status* create(const KernelInfo* info) {
+    norm = norm_attributes(api, info, "eps", "input_clip", "output_clip");
+    return nullptr;
+  }
+
+  Status* compute(KernelContext* context) const {
+    Tensor x, weight;
+    RETURN_IF_ERROR(get_inputs(api, context, {&x, &weight}));
+    RETURN_IF_ERROR(require_rows(api, x));
+    const int64_t count = x.rows(), size = x.columns();
+    RETURN_IF_ERROR(require_size(api, weight, "weight", size));
+    float* y = nullptr;
+    RETURN_IF_ERROR(get_output(api, context, 0, x, size, &y));
+    return parallel(api, context, count, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m)
+        kernels->rms_norm(x.floats() + m * size, weight.floats(), size, norm, y + m * size);
+    });
+  }
+};
 
 // --- BitLinear ------------------------------------------------------------------------------------------------------
 
@@ -331,20 +379,27 @@ struct Int8Linear {
     const int64_t bias_step = bias.size() == 1 ? 0 : 1;
     return parallel(api, context, tiles, tile_bytes * count, [&](int64_t begin, int64_t end) {
       int32_t products[kRowsPerCall * kTileRows];
-      for (int64_t t = begin; t < end; ++t)
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t n = t * kTileRows, width = tile_width(t, out_features);
+        float tile_scales[kTileRows] = {}, tile_biases[kTileRows] = {};
+        for (int64_t r = 0; r < width; ++r) {
+          tile_scales[r] = scales[n + r];
+          tile_biases[r] = biases[(n + r) * bias_step];
+        }
         for (int64_t first = 0; first < count; first += kRowsPerCall) {
           const int64_t rows = first + kRowsPerCall < count ? kRowsPerCall : count - first;
           kernels->int8(packed + t * tile_bytes, groups, codes.codes + first * codes.stride, codes.stride,
                         codes.rows + first, rows, products);
-          const int64_t n = t * kTileRows, width = tile_width(t, out_features);
           for (int64_t m = 0; m < rows; ++m) {
             const float step = codes.rows[first + m].step;
-            float* out = y + (first + m) * out_features + n;
-            for (int64_t r = 0; r < width; ++r)
-              out[r] = static_cast<float>(products[m * kTileRows + r]) * (step * scales[n + r]) +
-                       biases[(n + r) * bias_step];
+            const int32_t* p = products + m * kTileRows;
+            float values[kTileRows];
+            for (int64_t r = 0; r < kTileRows; ++r)
+              values[r] = static_cast<float>(p[r]) * (step * tile_scales[r]) + tile_biases[r];
+            store_tile(values, width, y + (first + m) * out_features + n);
           }
         }
+      }
     });
   }
 };
@@ -424,10 +479,7 @@ struct TernaryMoE {
     float largest = -__FLT_MAX__;
     for (int64_t e = 0; e < in.routed; ++e) {
       const float* w = in.router_weight.floats() + e * in.hidden;
-      double lanes[4] = {};
-      for (int64_t i = 0; i < in.hidden; ++i) lanes[i % 4] += static_cast<double>(x[i]) * static_cast<double>(w[i]);
-      const double logit = ((lanes[0] + lanes[2]) + (lanes[1] + lanes[3])) + in.router_bias.floats()[e];
-      probabilities[e] = static_cast<float>(logit);
+      probabilities[e] = static_cast<float>(kernels->dot(x, w, in.hidden) + in.router_bias.floats()[e]);
       largest = probabilities[e] > largest ? probabilities[e] : largest;
     }
     float sum = 0.0f;
@@ -583,7 +635,7 @@ struct TernaryMoE {
   template <typename Body>
   Status* for_rows(const KernelContext* context, const Job* jobs, int64_t num_jobs, int64_t rows, int64_t size,
                    const Body& body) const {
-    return parallel(api, context, rows, size * 16, [&](int64_t begin, int64_t end) {
+    return parallel(api, context, rows, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
       for (int64_t j = 0; j < num_jobs; ++j) {
         const int64_t first = begin > jobs[j].begin ? begin : jobs[j].begin;
         const int64_t job_end = jobs[j].begin + jobs[j].count, last = end < job_end ? end : job_end;
@@ -661,6 +713,7 @@ __attribute__((visibility("default"))) onnx_api::Status* RegisterCustomOps(onnx_
   if (api == nullptr) return nullptr;  // an ONNX Runtime older than 1.17 runs the function bodies
   onnx_api::CustomOpDomain* domain = nullptr;
   RETURN_IF_ERROR(api->create_domain("ai.embernet", &domain));
+  RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::RmsNorm>()));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::BitLinear>()));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::Int8Linear>()));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::TernaryMoE>()));
