@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from embernet.errors import BundleError, EmbernetError, OutOfMemoryError
 from embernet.runtime.native_library import library_in_use
+from embernet.runtime.release import mapped_ranges, release_pages
 
 # Below this many bytes of weights, unpacking them once at load is worth its memory.
 FOLD_BELOW_BYTES = 8 * 2**20
@@ -20,9 +21,10 @@ _FATAL = 4  # errors are raised, so the engine need not print them as well
 class Graph:
     """An opened graph. Whatever the engine dislikes is a BundleError that names the file."""
 
-    def __init__(self, path: Path, threads: int | None, weight_bytes: int) -> None:
-        """threads None = one per core. weight_bytes: size of the bundle's weights."""
+    def __init__(self, path: Path, weights: Path, threads: int | None) -> None:
+        """weights: the file that holds the graph's external data. threads None = one per core."""
         self.path = path
+        mapped_before = mapped_ranges(weights)
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads or 0
@@ -31,22 +33,23 @@ class Graph:
         library = library_in_use()
         # Without native operators ONNX Runtime inlines the function bodies. Folding them would unpack every weight
         # to float32 at load: 2.8 GB for the full-size model.
-        disabled = ["ConstantFolding"] if library is None and weight_bytes >= FOLD_BELOW_BYTES else None
+        disabled = ["ConstantFolding"] if library is None and weights.stat().st_size >= FOLD_BELOW_BYTES else None
         try:
             if library is not None:
                 options.register_custom_ops_library(str(library))
-            self._session = ort.InferenceSession(
+            self.session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
         except Exception as error:  # the engine raises a class of its own per failure, all directly under Exception
-            raise self._failed("cannot load it", error) from None
+            raise self.failed("cannot load it", error) from None
+        self._mapped = mapped_ranges(weights) - mapped_before
 
     def require_interface(self, expected: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
         """BundleError unless the graph has inputs and outputs of these names, types and sizes; None = any size.
 
         Arrays are bound by address later on, so a graph that does not fit its manifest must not get that far.
         """
-        session = self._session
+        session = self.session
         values = [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
         found = {value.name: (value.type, value.shape) for value in values}
         for name, (kind, shape) in expected.items():
@@ -62,33 +65,67 @@ class Graph:
                     hint="export the model again",
                 )
 
-    def run(self, output: str, shape: tuple[int, ...], inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Run on arrays and return one output, which must have this shape."""
+    def run(
+        self, output: str, shape: tuple[int, ...], inputs: Mapping[str, NDArray[Any]], shrink: bool = False
+    ) -> NDArray[np.float32]:
+        """Run on arrays and return one output, which must have this shape. shrink: keep no working memory."""
         try:
-            (result,) = self._session.run([output], dict(inputs))
+            (result,) = self.session.run([output], dict(inputs), _run_options(shrink))
         except Exception as error:
-            raise self._failed("cannot run it", error) from None
+            raise self.failed("cannot run it", error) from None
         if result.shape != shape:
             raise BundleError(f"{self.path}: {output} has a wrong shape (found {result.shape}, expected {shape})")
         return result
 
-    def run_in_place(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Run on caller-owned contiguous arrays: nothing is copied in or out.
+    def release_weights(self) -> None:
+        """Let go of the pages of this graph's weights: it will not run soon."""
+        release_pages(self._mapped)
 
-        An input and an output may be the same array; GroupQueryAttention then appends to its cache in place.
-        """
-        try:
-            binding = self._session.io_binding()
-            for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-                for name, array in arrays.items():
-                    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise self._failed("cannot run it", error) from None
+    def binding(self) -> "Binding":
+        """Arrays of the caller that this graph reads and writes where they are."""
+        return Binding(self)
 
-    def _failed(self, problem: str, error: Exception) -> EmbernetError:
+    def failed(self, problem: str, error: Exception) -> EmbernetError:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # The engine has no class of its own for this.
         if isinstance(error, MemoryError) or "bad_alloc" in reason or "Failed to allocate memory" in reason:
             return OutOfMemoryError(f"{self.path}: does not fit in memory ({reason})")
         return BundleError(f"{self.path}: ONNX Runtime {problem} ({reason})")
+
+
+def _run_options(shrink: bool) -> ort.RunOptions | None:
+    if not shrink:
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+class Binding:
+    """Caller-owned contiguous arrays as inputs and outputs of a graph: nothing is copied in or out.
+
+    An input and an output may be the same array; GroupQueryAttention then appends to its cache in place.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._binding = graph.session.io_binding()
+        # The engine holds bare addresses: what is bound must stay alive.
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Bind arrays by name, for every later run; an array bound before to the same name is let go."""
+        try:
+            for bind, arrays in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
+                for name, array in arrays.items():
+                    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+                    self._arrays[name] = array
+        except Exception as error:
+            raise self._graph.failed("cannot run it", error) from None
+
+    def run(self, shrink: bool = False) -> None:
+        """Run once on what is bound. shrink: keep no working memory."""
+        try:
+            self._graph.session.run_with_iobinding(self._binding, _run_options(shrink))
+        except Exception as error:
+            raise self._graph.failed("cannot run it", error) from None

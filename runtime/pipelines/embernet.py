@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from embernet.errors import BundleError, InputError, OutOfMemoryError
 from embernet.runtime.bundle import GRAPH_FILES, WEIGHTS_FILE, Bundle
 from embernet.runtime.pipelines.base import Step
+from embernet.runtime.release import trim_heap
 from embernet.runtime.session import FLOAT, INT64, Graph
 
 MAX_SIZE = 2**20  # of any dimension
@@ -34,9 +35,8 @@ class EmberNetPipeline:
             raise BundleError(
                 f"{bundle.path}: names {len(bundle.manifest.experts)} experts, but has {self.num_experts}"
             )
-        weight_bytes = (bundle.path / WEIGHTS_FILE).stat().st_size
         self.vision, self.embedding, self.decoder = (
-            Graph(bundle.path / name, threads, weight_bytes) for name in GRAPH_FILES
+            Graph(bundle.path / name, bundle.path / WEIGHTS_FILE, threads) for name in GRAPH_FILES
         )
         self._require_interfaces(bundle)
 
@@ -78,7 +78,11 @@ class EmberNetPipeline:
     def encode(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """pixel_values (N, 3, S, S) -> image_features (N, I, H)."""
         shape = (len(pixel_values), *self.features_shape)
-        return self.vision.run("image_features", shape, {"pixel_values": pixel_values})
+        features = self.vision.run("image_features", shape, {"pixel_values": pixel_values}, shrink=True)
+        # The decoder comes next, and the memory may not hold both.
+        self.vision.release_weights()
+        trim_heap()
+        return features
 
     def new_context(self, capacity: int) -> "EmberNetContext":
         return EmberNetContext(self, capacity)
@@ -93,9 +97,14 @@ class EmberNetContext:
         self.capacity = capacity
         shape = (1, pipeline.num_kv_heads, capacity, pipeline.head_dim)
         try:
-            self._cache = {name: np.zeros(shape, np.float32) for name in pipeline.cache_names()}
+            cache = {name: np.zeros(shape, np.float32) for name in pipeline.cache_names()}
         except MemoryError:
             raise OutOfMemoryError(f"a context of {capacity} positions does not fit in memory") from None
+        self._decoder = pipeline.decoder.binding()
+        self._decoder.bind(
+            {f"past_key_values.{name}": buffer for name, buffer in cache.items()},
+            {f"present.{name}": buffer for name, buffer in cache.items()},
+        )
 
     @property
     def length(self) -> int:
@@ -115,20 +124,18 @@ class EmberNetContext:
             weights = np.empty(experts.shape, np.float32)
         except MemoryError:
             raise OutOfMemoryError(f"the results of {T} positions do not fit in memory") from None
-        p.decoder.run_in_place(
+        self._decoder.bind(
             {
                 "inputs_embeds": embeds,
                 "attention_mask": np.ones((1, total), np.int64),
                 "num_logits_to_keep": np.array(keep, np.int64),
-                **{f"past_key_values.{name}": buffer for name, buffer in self._cache.items()},
             },
-            {
-                "logits": logits,
-                "selected_experts": experts,
-                "routing_weights": weights,
-                **{f"present.{name}": buffer for name, buffer in self._cache.items()},
-            },
+            {"logits": logits, "selected_experts": experts, "routing_weights": weights},
         )
+        is_prefill = T > 1  # needs far more working memory than the steps that follow
+        self._decoder.run(shrink=is_prefill)
+        if is_prefill:
+            trim_heap()
         if not np.isfinite(logits).all():
             raise BundleError(f"{p.decoder.path}: computes logits that are not finite")
         if experts.min() < 0 or experts.max() >= p.num_experts:
