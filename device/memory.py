@@ -8,9 +8,13 @@ _KB = 1024
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes. resident: all pages in memory; anonymous: those that no file backs; peak: the most ever resident."""
+    """Bytes. resident: all pages in memory; anonymous: those that no file backs; peak: the most ever resident.
+
+    proportional: resident, but a page that several processes share counts for each of them in part.
+    """
 
     resident_bytes: int
+    proportional_bytes: int
     anonymous_bytes: int
     peak_resident_bytes: int
 
@@ -19,9 +23,14 @@ def memory_use() -> MemoryUse | None:
     """What this process uses now; None where /proc does not tell."""
     status = _fields(Path("/proc/self/status"))
     rollup = _fields(Path("/proc/self/smaps_rollup"))
-    if not {"VmRSS", "VmHWM"} <= status.keys() or "Anonymous" not in rollup:
+    if not {"VmRSS", "VmHWM"} <= status.keys() or not {"Pss", "Anonymous"} <= rollup.keys():
         return None
-    return MemoryUse(status["VmRSS"], rollup["Anonymous"], status["VmHWM"])
+    return MemoryUse(status["VmRSS"], rollup["Pss"], rollup["Anonymous"], status["VmHWM"])
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine can still give out without swapping; None where /proc does not tell."""
+    return _fields(Path("/proc/meminfo")).get("MemAvailable")
 
 
 def _fields(path: Path) -> dict[str, int]:

@@ -197,6 +197,14 @@ def part_folder(output: Path) -> Iterator[tuple[Path, Path]]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; one that is there is replaced."""
+    with part_folder(path) as (part, target):
+        _write_text(part / target.name, text)
+        (part / target.name).replace(target)
+        part.rmdir()
+
+
 def require_new(folder: Path) -> None:
     """InputError if `folder` exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

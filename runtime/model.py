@@ -111,7 +111,7 @@ class Model:
         vision_ms = 0.0
         if key not in self._features:
             encoding = time.perf_counter()
-            features = self._pipeline.encode(pixel_values)
+            features = self.encode_pixels(pixel_values)
             vision_ms = (time.perf_counter() - encoding) * 1e3
             features.flags.writeable = False  # every caller gets the same array
             self._features[key] = features
@@ -198,6 +198,20 @@ class Model:
         return [token for token, _ in tokens]
 
     # --- the layer below the verbs ----------------------------------------------------------------------------------
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Positions that an image takes in a sequence."""
+        return self._pipeline.features_shape[0]
+
+    @property
+    def decode_weight_bytes(self) -> int:
+        """Bytes of weights that a token of an answer needs: of the experts, only those that work on it."""
+        return self._pipeline.decode_weight_bytes()
+
+    def encode_pixels(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """pixel_values (N, 3, S, S) -> features (N, I, H): what `encode` does with an image it has not seen before."""
+        return self._pipeline.encode(pixel_values)
 
     @property
     def codec(self) -> TextCodec:

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import importlib.metadata
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from embernet.errors import InputError
@@ -38,6 +39,17 @@ def supported_isas() -> list[str]:
     names = ctypes.CDLL(str(path)).embernet_supported_isas
     names.restype = ctypes.c_char_p
     return str(names().decode()).split()
+
+
+def memory_reader() -> Callable[[int, int], int] | None:
+    """The library's function that reads memory (address, bytes) and does nothing else; None without the library."""
+    path = find_library()
+    read = None if path is None else getattr(ctypes.CDLL(str(path)), "embernet_read_memory", None)
+    if read is None:
+        return None
+    read.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    read.restype = ctypes.c_uint64
+    return read
 
 
 def isa_in_use() -> str:

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from embernet.errors import InputError
 from embernet.runtime import load, native_library
-from embernet.runtime.native_library import FUNCTION_BODIES, find_library, isa_in_use, supported_isas
+from embernet.runtime.native_library import FUNCTION_BODIES, find_library, isa_in_use, memory_reader, supported_isas
+from embernet.runtime.packing import GROUP_BYTES
 from tests.conftest import ENGINES
 
 
@@ -43,3 +45,12 @@ def test_info_shows_the_choice():
     command = [sys.executable, "-m", "embernet", "info", "--cpu", "--json"]
     values = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     assert values["isa"] == values["supported_isas"][0]
+
+
+def test_the_native_reader_reads_everything():
+    words = np.random.default_rng(0).integers(0, 2**63, 8 * 1001, np.uint64)
+    read = memory_reader()
+    assert read is not None
+    assert read(words.ctypes.data, words.nbytes) == np.bitwise_xor.reduce(words)
+    assert read(words.ctypes.data, GROUP_BYTES + 63) == np.bitwise_xor.reduce(words[:8])
+    assert read(words.ctypes.data, 0) == 0

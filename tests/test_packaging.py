@@ -87,6 +87,8 @@ def test_the_installed_package_is_whole(installed):
         "from embernet.runtime import load; load('{bundle}').ask('{photo}', 'w9', max_tokens=2)",
         "from embernet.runtime import Answer, Chat, EncodedImage, Model",
         "import embernet.cli.app, embernet.cli.export, embernet.device.memory",
+        "from embernet.device.bench import run_bench; run_bench('{bundle}', repetitions=1, n_gen=2)",
+        "import embernet.device.comparison",
     ],
 )
 def test_the_light_core_needs_no_training_stack(installed, tiny_bundle, tmp_path, statement):

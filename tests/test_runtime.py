@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import shutil
 import weakref
 
 import numpy as np
@@ -13,6 +15,7 @@ from embernet.runtime.answer import Routing
 from embernet.runtime.bundle import open_bundle
 from embernet.runtime.generation import generate
 from embernet.runtime.model import Model
+from embernet.runtime.packing import expert_bytes, ternary_shape
 from embernet.runtime.pipelines.base import Step
 from embernet.runtime.sampling import Sampler, Sampling
 from embernet.runtime.text import TextCodec
@@ -500,3 +503,45 @@ def test_shares_of_experts():
     names = tuple(map(str, range(4)))
     assert Routing.count(names, [np.array([[0, 1], [1, 1]])]).share() == {"0": 0.25, "1": 0.75, "2": 0, "3": 0}
     assert set(Routing.count(names, []).share().values()) == {0}
+
+
+# --- bytes of weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny_bundle", "exact_bundle"])
+def test_the_weights_of_a_token_are_those_in_the_graph(name, request):
+    """Counted the other way round: from the tensors of the decoder's graph."""
+    import onnx
+
+    path = request.getfixturevalue(name)
+    model = load(path)
+    config = model.manifest.config
+    decoder = onnx.load(path / "decoder.onnx", load_external_data=False)
+    used, experts = config["num_experts_per_tok"] + 1, config["num_experts"] + 1
+    assert config["use_shared_expert"]
+    total = 0
+    for tensor in decoder.graph.initializer:
+        size = math.prod(tensor.dims) * {onnx.TensorProto.FLOAT: 4}.get(tensor.data_type, 1)
+        part = tensor.name.rsplit(".", 1)[-1]
+        if part == "experts":
+            F, H = config["intermediate_size"], config["hidden_size"]
+            assert size == experts * expert_bytes(H, F)
+            total += used * (2 * math.prod(ternary_shape(F, H)) + math.prod(ternary_shape(H, F)))
+        elif part in ("gate_norm", "up_norm", "hidden_norm", "down_norm", "scales"):
+            total += size * used // experts
+        elif tensor.name.startswith("decoder."):
+            total += size
+    row = config["hidden_size"] * 4 if name == "exact_bundle" else config["hidden_size"] + 4
+    bias_of_the_head = 4 * (name == "tiny_bundle")
+    assert model.decode_weight_bytes == total + row - bias_of_the_head
+
+
+def test_a_configuration_without_sizes_is_a_broken_bundle(tiny_bundle, tmp_path):
+    broken = tmp_path / "broken.ember"
+    shutil.copytree(tiny_bundle, broken)
+    manifest = json.loads((broken / "manifest.json").read_text())
+    del manifest["config"]["intermediate_size"]
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    model = load(broken)
+    with pytest.raises(BundleError, match="config.intermediate_size must be a whole number"):
+        _ = model.decode_weight_bytes

@@ -22,6 +22,14 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 def load_model(name: str | None, threads: int | None, context: int | None, quiet: bool) -> "Model":
     """Load the model a user asked for, or the built-in one."""
     from embernet.runtime import load
+
+    chosen = choose_model(name, quiet)
+    with spinner(f"loading {chosen}", quiet):
+        return load(chosen, threads=threads, context=context)
+
+
+def choose_model(name: str | None, quiet: bool) -> str:
+    """The model a user asked for, or the built-in one; says which, and what to know before it is loaded."""
     from embernet.runtime.bundle import DEFAULT_MODEL
     from embernet.runtime.native_library import find_library
 
@@ -29,8 +37,7 @@ def load_model(name: str | None, threads: int | None, context: int | None, quiet
         note("installed without native operators (no compiler was found): answers are right, but slow", quiet)
     if name is None:
         note(f"using the built-in model {DEFAULT_MODEL!r} (choose another with -m)", quiet)
-    with spinner(f"loading {name or DEFAULT_MODEL}", quiet):
-        return load(name or DEFAULT_MODEL, threads=threads, context=context)
+    return name or DEFAULT_MODEL
 
 
 def expand_images(arguments: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from embernet import EmbernetError, __version__
-from embernet.cli import ask, caption, chat, export, info, init, train, verify
+from embernet.cli import ask, bench, caption, chat, export, info, init, train, verify
 from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
 from embernet.cli.output import print_error
 
@@ -38,7 +38,18 @@ app = typer.Typer(
 
 # Every option can also come from the environment: EMBERNET_ and its name.
 _SETTINGS = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EMBERNET"}
-for command in (caption.caption, ask.ask, chat.chat, info.info, verify.verify, export.export, train.train, init.init):
+_COMMANDS = (
+    caption.caption,
+    ask.ask,
+    chat.chat,
+    info.info,
+    bench.bench,
+    verify.verify,
+    export.export,
+    train.train,
+    init.init,
+)
+for command in _COMMANDS:
     app.command(context_settings=_SETTINGS)(command)
 
 

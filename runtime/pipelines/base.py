@@ -45,6 +45,10 @@ class Pipeline(Protocol):
         """pixel_values (N, 3, S, S) -> image_features (N, I, H)."""
         ...
 
+    def decode_weight_bytes(self) -> int:
+        """Bytes of weights that a token of an answer needs: of the experts, only those that work on it."""
+        ...
+
     def new_context(self, capacity: int) -> Context:
         """An empty sequence of at most `capacity` positions."""
         ...
