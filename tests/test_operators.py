@@ -102,10 +102,12 @@ def test_int8_linear(isa, out_features, in_features, rows, one_bias):
     np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_rms_norm_of_rows_from_zero_to_huge(ops):
+@EVERY_ENGINE
+def test_rms_norm_of_rows_from_zero_to_huge(isa, ops):
     inputs = {"x": ops["rmsnorm_x"], "weight": ops["rmsnorm_weight"]}
     model = model_of("RmsNorm", inputs, asdict(NORM), [TensorProto.FLOAT])
-    np.testing.assert_allclose(run(model, inputs)[0], reference.rms_norm(*inputs.values(), NORM), rtol=1e-6, atol=1e-7)
+    expected = reference.rms_norm(*inputs.values(), NORM)
+    np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-6, atol=1e-7)
 
 
 @EVERY_ENGINE
@@ -188,10 +190,10 @@ def large_inputs(rows: int) -> tuple[dict[str, np.ndarray], dict]:
     inputs = {
         "x": rng.standard_normal((rows, 700), np.float32),
         "norm_weight": rng.standard_normal(700, np.float32),
-        "weight": pack_ternary(rng.integers(-1, 2, (1500, 700), np.int8)),
+        "weight": pack_ternary(rng.integers(-1, 2, (3000, 700), np.int8)),
         "scale": np.array(0.03, np.float32),
     }
-    return inputs, {"out_features": 1500}
+    return inputs, {"out_features": 3000}
 
 
 @needs_library
@@ -202,7 +204,7 @@ def test_threads_and_instruction_sets_change_no_bit(rows):
     results = [run(model, inputs, isa, threads)[0] for isa in supported_isas() for threads in (1, 2, 4)]
     assert all(np.array_equal(result, results[0]) for result in results)
     norm, activation = reference.Norm(), reference.Activation()
-    expected = reference.bit_linear(*inputs.values(), out_features=1500, norm=norm, activation=activation)
+    expected = reference.bit_linear(*inputs.values(), out_features=3000, norm=norm, activation=activation)
     np.testing.assert_array_equal(results[0], expected)
 
 
@@ -214,33 +216,124 @@ def test_an_unknown_instruction_set_is_refused():
         run(model, inputs, "pdp11")
 
 
-@needs_library
-@pytest.mark.parametrize(
-    ("replaced", "attributes", "match"),
-    [
-        ({"weight": np.zeros((1, 2, 64), np.uint8)}, {}, "weight does not fit 1500 outputs and 700 inputs"),
-        ({"weight": np.zeros((94, 44, 63), np.uint8)}, {}, "weight does not fit"),
-        ({"weight": np.zeros((94 * 44 * 64), np.uint8)}, {}, "weight does not fit"),
-        ({"norm_weight": np.ones(699, np.float32)}, {}, "norm_weight has 699 elements, expected 700"),
-        ({"scale": np.ones(2, np.float32)}, {}, "scale has 2 elements"),
-        ({"x": np.ones((1, 0), np.float32)}, {}, "the last axis of x"),
-        ({}, {"out_features": 1600}, "weight does not fit 1600"),
-        ({}, {"out_features": -5}, "out_features must be positive"),
-        ({}, {"out_features": 2**62}, "weight does not fit"),
-        ({}, {"activation_bits": 64}, "activation_bits must be 2 to 8"),
-    ],
-)
-def test_malformed_nodes_are_errors_never_crashes(replaced, attributes, match):
-    inputs, given_attributes = large_inputs(1)
-    inputs |= replaced
-    names = list(inputs)
-    values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(inputs[n].dtype), None) for n in names]
-    node = helper.make_node("BitLinear", names, ["y"], domain=DOMAIN, **(given_attributes | attributes))
+def small_moe() -> tuple[dict[str, np.ndarray], dict]:
+    """4 routed experts and a shared one, 32 -> 48 -> 32."""
+    rng = np.random.default_rng(0)
+    shapes = [(48, 32), (48, 32), (32, 48)]
+    experts = [pack_expert(*(rng.integers(-1, 2, shape, np.int8) for shape in shapes)) for _ in range(5)]
+    inputs = {
+        "x": rng.standard_normal((2, 32), np.float32),
+        "router_weight": rng.standard_normal((4, 32), np.float32),
+        "router_bias": np.zeros(4, np.float32),
+        "gate_norm": np.ones((5, 32), np.float32),
+        "up_norm": np.ones((5, 32), np.float32),
+        "hidden_norm": np.ones((5, 48), np.float32),
+        "down_norm": np.ones((5, 48), np.float32),
+        "scales": np.ones((5, 3), np.float32),
+        "packed": np.stack(experts),
+    }
+    return inputs, {"top_k": 2}
+
+
+def small_int8() -> tuple[dict[str, np.ndarray], dict]:
+    inputs = {
+        "x": np.ones((2, 24), np.float32),
+        "weight": np.ones((2, 6, 64), np.int8),
+        "scale": np.ones(20, np.float32),
+        "bias": np.zeros(20, np.float32),
+    }
+    return inputs, {}
+
+
+def small_norm() -> tuple[dict[str, np.ndarray], dict]:
+    return {"x": np.ones((2, 24), np.float32), "weight": np.ones(24, np.float32)}, {}
+
+
+WELL_FORMED = {
+    "BitLinear": lambda: large_inputs(1),
+    "Int8Linear": small_int8,
+    "RmsNorm": small_norm,
+    "TernaryMoE": small_moe,
+}
+
+
+def run_as_it_is(op_type: str, inputs: dict[str, np.ndarray], attributes: dict) -> list[np.ndarray]:
+    """Run one node that nobody checked, with the native operators."""
+    values = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in inputs.items()
+    ]
+    node = helper.make_node(op_type, list(inputs), ["y"], domain=DOMAIN, **attributes)
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(helper.make_graph([node], "one", values, [output]), opset_imports=opsets, ir_version=10)
+    return run(model, inputs, supported_isas()[0])
+
+
+@needs_library
+@pytest.mark.parametrize("op_type", WELL_FORMED)
+def test_well_formed_nodes_run_unchecked(op_type):
+    (y,) = run_as_it_is(op_type, *WELL_FORMED[op_type]())
+    assert np.isfinite(y).all()
+
+
+def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("op_type", "replaced", "attributes", "match"),
+    [
+        (
+            "BitLinear",
+            {"weight": zeros(1, 2, 64, dtype=np.uint8)},
+            {},
+            "weight does not fit 3000 outputs and 700 inputs",
+        ),
+        ("BitLinear", {"weight": zeros(188, 44, 63, dtype=np.uint8)}, {}, "weight does not fit"),
+        ("BitLinear", {"weight": zeros(188 * 44 * 64, dtype=np.uint8)}, {}, "weight does not fit"),
+        ("BitLinear", {"norm_weight": zeros(699)}, {}, "norm_weight has 699 elements, expected 700"),
+        ("BitLinear", {"scale": zeros(2)}, {}, "scale has 2 elements"),
+        ("BitLinear", {"x": zeros(1, 0)}, {}, "the last axis of x"),
+        ("BitLinear", {"x": zeros(1, 200_000)}, {}, "the last axis of x"),
+        ("BitLinear", {}, {"out_features": 3100}, "weight does not fit 3100"),
+        ("BitLinear", {}, {"out_features": -5}, "out_features must be positive"),
+        ("BitLinear", {}, {"out_features": 2**62}, "weight does not fit"),
+        ("BitLinear", {}, {"activation_bits": 64}, "activation_bits must be 2 to 8"),
+        ("Int8Linear", {"weight": zeros(2, 5, 64, dtype=np.int8)}, {}, "weight does not fit 20 outputs and 24 inputs"),
+        ("Int8Linear", {"scale": zeros(400)}, {}, "weight does not fit 400"),
+        ("Int8Linear", {"bias": zeros(19)}, {}, "bias has 19 elements"),
+        ("Int8Linear", {"x": np.array(1.0, np.float32)}, {}, "the last axis of x"),
+        ("RmsNorm", {"weight": zeros(23)}, {}, "weight has 23 elements, expected 24"),
+        ("RmsNorm", {"x": np.array(1.0, np.float32)}, {}, "the last axis of x"),
+        (
+            "TernaryMoE",
+            {"packed": zeros(5, 1000, dtype=np.uint8)},
+            {},
+            "an expert has 1000 bytes, expected 1152 or more",
+        ),
+        ("TernaryMoE", {"packed": zeros(7, 1152, dtype=np.uint8)}, {}, "7 experts are packed, 4 are routed"),
+        ("TernaryMoE", {"packed": zeros(3, 1152, dtype=np.uint8)}, {}, "3 experts are packed"),
+        ("TernaryMoE", {"packed": zeros(5 * 1152, dtype=np.uint8)}, {}, "must be matrices"),
+        ("TernaryMoE", {"router_weight": zeros(4, 31)}, {}, "router_weight has 124 elements"),
+        ("TernaryMoE", {"router_bias": zeros(3)}, {}, "router_bias has 3 elements"),
+        ("TernaryMoE", {"gate_norm": zeros(4, 32)}, {}, "gate_norm has 128 elements"),
+        ("TernaryMoE", {"up_norm": zeros(5)}, {}, "up_norm has 5 elements"),
+        ("TernaryMoE", {"hidden_norm": zeros(5, 47)}, {}, "hidden_norm has 235 elements"),
+        ("TernaryMoE", {"down_norm": zeros(5, 4800)}, {}, "hidden_norm has 240 elements"),
+        ("TernaryMoE", {"down_norm": zeros(5, 0)}, {}, "down_norm must have 1 to"),
+        ("TernaryMoE", {"scales": zeros(5, 2)}, {}, "scales has 10 elements"),
+        ("TernaryMoE", {"x": zeros(2, 0)}, {}, "the last axis of x"),
+        ("TernaryMoE", {}, {"top_k": 0}, "top_k must be positive"),
+        ("TernaryMoE", {}, {"top_k": 5}, "top_k is 5"),
+        ("TernaryMoE", {}, {"top_k": 2**62}, "top_k is"),
+        ("TernaryMoE", {}, {"activation_bits": -8}, "activation_bits must be 2 to 8"),
+    ],
+)
+def test_malformed_nodes_are_errors_never_crashes(op_type, replaced, attributes, match):
+    inputs, given_attributes = WELL_FORMED[op_type]()
     with pytest.raises(Exception, match=match):
-        run(model, inputs, supported_isas()[0])
+        run_as_it_is(op_type, inputs | replaced, given_attributes | attributes)
 
 
 @pytest.mark.parametrize("function", operator_functions(), ids=lambda f: f.name)
