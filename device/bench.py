@@ -81,6 +81,7 @@ def run_bench(
     path_or_name: str,
     *,
     threads: int | None = None,
+    hugepages: bool = False,
     n_prompt: int | None = None,
     n_gen: int | None = None,
     repetitions: int = 5,
@@ -94,7 +95,7 @@ def run_bench(
     """
     test_time = datetime.now(timezone.utc).isoformat(timespec="seconds")
     memory = PeakMemory()
-    model = _load_warm(path_or_name, threads)
+    model = _load_warm(path_or_name, threads, hugepages)
     memory.sample()
     work = _workload(model, n_prompt, n_gen, image)
 
@@ -116,6 +117,7 @@ def run_bench(
         "cpu_info": cpu_name(),
         "n_threads": n_threads,
         "kernel": isa_in_use(),
+        "hugepages": hugepages,
         "emulated": is_emulated(),
         "versions": {
             "embernet": __version__,
@@ -185,14 +187,14 @@ def _median_ms(samples_ns: Sequence[int]) -> float:
     return statistics.median(samples_ns) / 1e6
 
 
-def _load_warm(path_or_name: str, threads: int | None) -> Model:
+def _load_warm(path_or_name: str, threads: int | None, hugepages: bool) -> Model:
     """Load with every file in the page cache; the engine is imported already. So load_ms is of the sessions alone."""
     bundle = open_bundle(path_or_name)
     for name in bundle.manifest.files:
         with open(bundle.path / name, "rb") as file:
             while file.read(1 << 20):
                 pass
-    return load(path_or_name, threads=threads)
+    return load(path_or_name, threads=threads, hugepages=hugepages)
 
 
 def _workload(model: Model, n_prompt: int | None, n_gen: int | None, image: str | None) -> Workload:

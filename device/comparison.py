@@ -26,6 +26,7 @@ METRICS = {
 _CONDITIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "n_threads": ("threads", (int,)),
     "kernel": ("kernels", (str,)),
+    "hugepages": ("huge pages", (bool,)),
     "cpu_info": ("processor", (str, type(None))),
     "emulated": ("emulated", (bool,)),
     "n_image": ("image tokens", (int,)),

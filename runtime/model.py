@@ -16,6 +16,7 @@ from embernet.families import get_family
 from embernet.runtime.answer import Answer, EncodedImage, Timings
 from embernet.runtime.bundle import DEFAULT_MODEL, TOKENIZER_FILE, Bundle, open_bundle
 from embernet.runtime.generation import generate
+from embernet.runtime.hugepages import require_huge_pages
 from embernet.runtime.image import ImageSource, load_image, preprocess
 from embernet.runtime.pipelines.base import Context, Pipeline
 from embernet.runtime.sampling import Sampler, Sampling, require_whole
@@ -58,16 +59,23 @@ class Forward:
 
 
 def load(
-    path_or_name: str | os.PathLike[str] = DEFAULT_MODEL, *, threads: int | None = None, context: int | None = None
+    path_or_name: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    hugepages: bool = False,
 ) -> "Model":
     """Load a bundle directory, or a bundle by name.
 
     threads: of the engine, None = one per core. context: most positions of a sequence, None = all the model knows.
+    hugepages: copy the weights into huge pages, for servers: a second copy in memory, read somewhat faster.
     BundleError if there is no such bundle, or it is broken or too new.
     """
     started = time.perf_counter()
     if threads is not None:
         require_whole("threads", threads, 1, MAX_THREADS)
+    if hugepages:
+        require_huge_pages()
     bundle = open_bundle(path_or_name)
     longest = bundle.manifest.context_length
     if context is not None:
@@ -76,7 +84,7 @@ def load(
         family = get_family(bundle.manifest.family)
     except InputError as error:
         raise BundleError(f"{bundle.path}: {error}", hint="pip install --upgrade embernet") from None
-    pipeline = family.part("pipeline")(bundle, threads)
+    pipeline = family.part("pipeline")(bundle, threads, hugepages)
     return Model(bundle, pipeline, context or longest, load_ms=(time.perf_counter() - started) * 1e3)
 
 

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from embernet.errors import BundleError, EmbernetError, OutOfMemoryError
+from embernet.runtime.hugepages import move_to_huge_pages
 from embernet.runtime.native_library import library_in_use
 from embernet.runtime.release import mapped_ranges, release_pages
 
@@ -21,8 +22,11 @@ _FATAL = 4  # errors are raised, so the engine need not print them as well
 class Graph:
     """An opened graph. Whatever the engine dislikes is a BundleError that names the file."""
 
-    def __init__(self, path: Path, weights: Path, threads: int | None) -> None:
-        """weights: the file that holds the graph's external data. threads None = one per core."""
+    def __init__(self, path: Path, weights: Path, threads: int | None, hugepages: bool = False) -> None:
+        """weights: the file that holds the graph's external data. threads None = one per core.
+
+        hugepages: copy the weights into huge pages instead of using the file's.
+        """
         self.path = path
         mapped_before = mapped_ranges(weights)
         options = ort.SessionOptions()
@@ -42,7 +46,11 @@ class Graph:
             )
         except Exception as error:  # the engine raises a class of its own per failure, all directly under Exception
             raise self.failed("cannot load it", error) from None
+        # Pages of the file, which can be let go and come back.
         self._mapped = mapped_ranges(weights) - mapped_before
+        if hugepages:
+            move_to_huge_pages(self._mapped)
+            self._mapped = set()
 
     def require_interface(self, expected: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
         """BundleError unless the graph has inputs and outputs of these names, types and sizes; None = any size.

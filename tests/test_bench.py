@@ -27,7 +27,7 @@ from tests import test_cli
 
 cli = test_cli.cli
 TEXTS = {"schema", "test_time", "cpu_info", "kernel", "image_path", "read_bandwidth_source"}
-OBJECTS = {"model", "versions", "samples", "samples_ns", "emulated"}
+OBJECTS = {"model", "versions", "samples", "samples_ns", "emulated", "hugepages"}
 
 
 @pytest.fixture(autouse=True)

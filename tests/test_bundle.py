@@ -233,7 +233,7 @@ def test_an_engine_that_runs_out_of_memory(bundle, monkeypatch):
             raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
 
     model = load(bundle)
-    monkeypatch.setattr(model._pipeline.embedding, "_session", Session())
+    monkeypatch.setattr(model._pipeline.embedding, "session", Session())
     with pytest.raises(OutOfMemoryError, match="embedding.onnx: does not fit in memory"):
         model.forward([1, 2, 3])
 

@@ -1,6 +1,7 @@
 """What stays in memory: on a small board, only what the next step needs."""
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnx
 import pytest
 
 from embernet.checkpoints import open_checkpoint
+from embernet.errors import InputError
 from embernet.export.bundle import ExportOptions, export_bundle
 from embernet.families import get_family
 from embernet.initial import write_initial_checkpoint
@@ -18,6 +20,7 @@ from embernet.runtime.native_library import supported_isas
 from embernet.runtime.release import mapped_ranges
 
 KB = 1024
+SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
 
 pytestmark = [
     pytest.mark.skipif(not supported_isas(), reason="without native operators weights are unpacked"),
@@ -103,6 +106,25 @@ def test_the_vision_tower_leaves_the_memory_once_the_image_is_encoded(wide_bundl
                 assert mapping.resident == 0
     # What was let go comes back when it is needed.
     np.testing.assert_array_equal(model.forward([5, 6], pixels).logits, first.logits)
+
+
+@pytest.mark.skipif("[never]" in SWITCH, reason="this system gives no huge pages")
+def test_weights_in_huge_pages_are_a_copy_that_computes_the_same(wide_bundle):
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 96, 96)).astype(np.float32)
+    expected = load(wide_bundle).forward([5, 6], pixels).logits
+    gc.collect()
+    model = load(wide_bundle, hugepages=True)
+    assert mappings(wide_bundle) == []
+    for _ in range(2):  # the vision tower is used, and used again
+        np.testing.assert_array_equal(model.forward([5, 6], pixels).logits, expected)
+
+
+def test_without_huge_pages_the_option_is_refused(wide_bundle, monkeypatch, tmp_path):
+    (tmp_path / "enabled").write_text("always madvise [never]\n")
+    for switch in ("enabled", "missing"):
+        monkeypatch.setattr("embernet.runtime.hugepages._SWITCH", tmp_path / switch)
+        with pytest.raises(InputError, match="huge pages: not available here"):
+            load(wide_bundle, hugepages=True)
 
 
 def test_files_that_are_not_mapped_have_no_ranges(tmp_path):

@@ -19,13 +19,15 @@ STDIN = "-"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-def load_model(name: str | None, threads: int | None, context: int | None, quiet: bool) -> "Model":
+def load_model(
+    name: str | None, threads: int | None, context: int | None, hugepages: bool, quiet: bool
+) -> "Model":
     """Load the model a user asked for, or the built-in one."""
     from embernet.runtime import load
 
     chosen = choose_model(name, quiet)
     with spinner(f"loading {chosen}", quiet):
-        return load(chosen, threads=threads, context=context)
+        return load(chosen, threads=threads, context=context, hugepages=hugepages)
 
 
 def choose_model(name: str | None, quiet: bool) -> str:

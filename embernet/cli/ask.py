@@ -7,6 +7,7 @@ import typer
 from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary, with_image_time
 from embernet.cli.options import (
     ContextOption,
+    HugepagesOption,
     JsonOption,
     MaxTokensOption,
     ModelOption,
@@ -32,6 +33,7 @@ def ask(
     top_p: TopPOption = None,
     seed: SeedOption = None,
     threads: ThreadsOption = None,
+    hugepages: HugepagesOption = False,
     context: ContextOption = None,
     no_stream: NoStreamOption = False,
     json: JsonOption = False,
@@ -47,7 +49,7 @@ def ask(
     """
     from embernet.runtime.model import GenerationOptions
 
-    loaded = load_model(model, threads, context, quiet)
+    loaded = load_model(model, threads, context, hugepages, quiet)
     options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     loaded.read_options(options)  # refuse them before an image takes its time
     encoded = encode_image(loaded, image, quiet)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embernet.cli.answers import choose_model
-from embernet.cli.options import JsonOption, ModelOption, QuietOption, ThreadsOption
+from embernet.cli.options import HugepagesOption, JsonOption, ModelOption, QuietOption, ThreadsOption
 from embernet.cli.output import format_bytes, note, print_json, print_rows
 from embernet.errors import InputError
 
@@ -37,6 +37,7 @@ _METRICS = {
 def bench(
     model: ModelOption = None,
     threads: ThreadsOption = None,
+    hugepages: HugepagesOption = False,
     repetitions: Annotated[
         int, typer.Option("-r", "--repetitions", min=1, max=1_000_000, help="Measured rounds, after one to warm up.")
     ] = 5,
@@ -76,6 +77,7 @@ def bench(
         result = run_bench(
             name,
             threads=threads,
+            hugepages=hugepages,
             n_prompt=n_prompt,
             n_gen=n_gen,
             repetitions=repetitions,

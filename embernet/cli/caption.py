@@ -16,6 +16,7 @@ from embernet.cli.answers import (
 )
 from embernet.cli.options import (
     ContextOption,
+    HugepagesOption,
     JsonOption,
     MaxTokensOption,
     ModelOption,
@@ -45,6 +46,7 @@ def caption(
     top_p: TopPOption = None,
     seed: SeedOption = None,
     threads: ThreadsOption = None,
+    hugepages: HugepagesOption = False,
     context: ContextOption = None,
     no_stream: NoStreamOption = False,
     json: JsonOption = False,
@@ -69,7 +71,7 @@ def caption(
     if json and jsonl:
         raise typer.BadParameter("choose one of --json and --jsonl")
     paths = expand_images(images)
-    loaded = load_model(model, threads, context, quiet)
+    loaded = load_model(model, threads, context, hugepages, quiet)
     text = loaded.prompt("caption") if prompt is None else prompt
     options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     loaded.read_options(options)  # refuse them before an image takes its time

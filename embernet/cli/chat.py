@@ -9,6 +9,7 @@ import typer
 from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary, with_image_time
 from embernet.cli.options import (
     ContextOption,
+    HugepagesOption,
     JsonOption,
     MaxTokensOption,
     ModelOption,
@@ -39,6 +40,7 @@ def chat(
     top_p: TopPOption = None,
     seed: SeedOption = None,
     threads: ThreadsOption = None,
+    hugepages: HugepagesOption = False,
     context: ContextOption = None,
     history: Annotated[bool, typer.Option(help="Let the model read the earlier turns.")] = True,
     json: JsonOption = False,
@@ -57,7 +59,7 @@ def chat(
     """
     from embernet.runtime.model import GenerationOptions
 
-    loaded = load_model(model, threads, context, quiet)
+    loaded = load_model(model, threads, context, hugepages, quiet)
     options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     loaded.read_options(options)  # refuse them before an image takes its time
     conversation: Chat | None = loaded.chat(encode_image(loaded, image, quiet), history=history) if image else None

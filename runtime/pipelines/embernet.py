@@ -25,7 +25,7 @@ def _size(bundle: Bundle, key: str, high: int = MAX_SIZE) -> int:
 
 
 class EmberNetPipeline:
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, hugepages: bool) -> None:
         def size(key: str, high: int = MAX_SIZE) -> int:
             return _size(bundle, key, high)
 
@@ -43,7 +43,7 @@ class EmberNetPipeline:
                 f"{bundle.path}: names {len(bundle.manifest.experts)} experts, but has {self.num_experts}"
             )
         self.vision, self.embedding, self.decoder = (
-            Graph(bundle.path / name, bundle.path / WEIGHTS_FILE, threads) for name in GRAPH_FILES
+            Graph(bundle.path / name, bundle.path / WEIGHTS_FILE, threads, hugepages) for name in GRAPH_FILES
         )
         self._require_interfaces(bundle)
 
