@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WHEELS_VENV := build/wheels-venv
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint full-size clean
+.PHONY: demo test lint full-size wheels clean
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
@@ -18,10 +19,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/types && $(PIP) install -q --no-deps --no-build-isolation -C wheel.cmake=false --target build/types .
-	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p embernet
+	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p embernet -p wheels
 
 full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
 	$(BIN)/python -m pytest -m full_size -s
+
+wheels: $(WHEELS_VENV)/installed  ## Wheels for x86-64 and the Raspberry Pi, checked, in dist/: some minutes, on x86-64.
+	$(WHEELS_VENV)/bin/python -m wheels
 
 $(VENV)/installed: pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +35,11 @@ $(VENV)/installed: pyproject.toml $(NATIVE)
 $(VENV)/installed-dev: pyproject.toml tests/constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c tests/constraints.txt -e ".[dev]"
+	touch $@
+
+$(WHEELS_VENV)/installed: wheels/requirements.txt
+	$(PYTHON) -m venv $(WHEELS_VENV)
+	$(WHEELS_VENV)/bin/python -m pip --disable-pip-version-check install -r $<
 	touch $@
 
 clean:

@@ -32,6 +32,7 @@ _BUILDS = {
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_CXX_COMPILER={CROSS_COMPILER}",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",  # the emulator needs no foreign libraries then
     ),
 }
 

@@ -4,7 +4,9 @@
 
 #include "kernels.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
@@ -26,12 +28,31 @@ struct Choice {
 
 constexpr int kMaxChoices = 4;
 
+#if defined(__x86_64__)
+// What the CPU has and the operating system saves: as __builtin_cpu_supports, but that needs libgcc, which zig has not.
+struct Cpu {
+  unsigned saved = 0;  // XCR0: the registers that are saved
+  unsigned leaf7[4] = {};
+
+  Cpu() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return;
+    __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    __get_cpuid_count(7, 0, &leaf7[0], &leaf7[1], &leaf7[2], &leaf7[3]);
+  }
+  bool avx2() const {
+    constexpr unsigned kXmmYmm = 0x6;
+    return (saved & kXmmYmm) == kXmmYmm && (leaf7[1] & bit_AVX2);
+  }
+};
+#endif
+
 // All sets of this architecture, fastest first.
 int list(Choice (&choices)[kMaxChoices]) {
   int count = 0;
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  choices[count++] = {&kAvx2, __builtin_cpu_supports("avx2") != 0};
+  const Cpu cpu;
+  choices[count++] = {&kAvx2, cpu.avx2()};
 #elif defined(__aarch64__)
   constexpr unsigned long kHwcapDot = 1UL << 20;  // HWCAP_ASIMDDP
   choices[count++] = {&kNeonDot, (getauxval(AT_HWCAP) & kHwcapDot) != 0};

@@ -26,59 +26,86 @@ enum ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt64 = 7 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kDefaultMemory = 0 };
 
+// Positions in OrtApi, by the names there.
+namespace slot {
+enum Slot : size_t {
+  CreateStatus = 0,
+  CreateCustomOpDomain = 26,
+  CustomOpDomain_Add = 27,
+  AddCustomOpDomain = 28,
+  GetTensorMutableData = 51,
+  GetDimensionsCount = 61,
+  GetDimensions = 62,
+  GetTensorTypeAndShape = 65,
+  KernelInfoGetAttribute_float = 85,
+  KernelInfoGetAttribute_int64 = 86,
+  KernelContext_GetOutputCount = 89,
+  KernelContext_GetInput = 90,
+  KernelContext_GetOutput = 91,
+  ReleaseStatus = 93,
+  ReleaseTensorTypeAndShapeInfo = 99,
+  KernelContext_ParallelFor = 274,
+};
+}  // namespace slot
+
 // OrtApi: entries by position.
 struct Api {
   const void* entries[280];
 
   template <typename Function>
-  Function entry(size_t index) const {
-    return reinterpret_cast<Function>(const_cast<void*>(entries[index]));
+  Function entry(slot::Slot slot) const {
+    return reinterpret_cast<Function>(const_cast<void*>(entries[slot]));
   }
 
   Status* create_status(ErrorCode code, const char* message) const {
-    return entry<Status* (*)(ErrorCode, const char*)>(0)(code, message);
+    return entry<Status* (*)(ErrorCode, const char*)>(slot::CreateStatus)(code, message);
   }
   Status* create_domain(const char* name, CustomOpDomain** domain) const {
-    return entry<Status* (*)(const char*, CustomOpDomain**)>(26)(name, domain);
+    return entry<Status* (*)(const char*, CustomOpDomain**)>(slot::CreateCustomOpDomain)(name, domain);
   }
   Status* add_operator(CustomOpDomain* domain, const struct CustomOp* op) const {
-    return entry<Status* (*)(CustomOpDomain*, const struct CustomOp*)>(27)(domain, op);
+    return entry<Status* (*)(CustomOpDomain*, const struct CustomOp*)>(slot::CustomOpDomain_Add)(domain, op);
   }
   Status* add_domain(SessionOptions* options, CustomOpDomain* domain) const {
-    return entry<Status* (*)(SessionOptions*, CustomOpDomain*)>(28)(options, domain);
+    return entry<Status* (*)(SessionOptions*, CustomOpDomain*)>(slot::AddCustomOpDomain)(options, domain);
   }
-  Status* data(Value* value, void** data) const { return entry<Status* (*)(Value*, void**)>(51)(value, data); }
+  Status* data(Value* value, void** data) const {
+    return entry<Status* (*)(Value*, void**)>(slot::GetTensorMutableData)(value, data);
+  }
   Status* num_dimensions(const TensorInfo* info, size_t* count) const {
-    return entry<Status* (*)(const TensorInfo*, size_t*)>(61)(info, count);
+    return entry<Status* (*)(const TensorInfo*, size_t*)>(slot::GetDimensionsCount)(info, count);
   }
   Status* dimensions(const TensorInfo* info, int64_t* dimensions, size_t count) const {
-    return entry<Status* (*)(const TensorInfo*, int64_t*, size_t)>(62)(info, dimensions, count);
+    return entry<Status* (*)(const TensorInfo*, int64_t*, size_t)>(slot::GetDimensions)(info, dimensions, count);
   }
   Status* tensor_info(const Value* value, TensorInfo** info) const {
-    return entry<Status* (*)(const Value*, TensorInfo**)>(65)(value, info);
+    return entry<Status* (*)(const Value*, TensorInfo**)>(slot::GetTensorTypeAndShape)(value, info);
   }
   Status* attribute(const KernelInfo* info, const char* name, float* value) const {
-    return entry<Status* (*)(const KernelInfo*, const char*, float*)>(85)(info, name, value);
+    return entry<Status* (*)(const KernelInfo*, const char*, float*)>(slot::KernelInfoGetAttribute_float)(info, name,
+                                                                                                          value);
   }
   Status* attribute(const KernelInfo* info, const char* name, int64_t* value) const {
-    return entry<Status* (*)(const KernelInfo*, const char*, int64_t*)>(86)(info, name, value);
+    return entry<Status* (*)(const KernelInfo*, const char*, int64_t*)>(slot::KernelInfoGetAttribute_int64)(info, name,
+                                                                                                            value);
   }
   Status* num_outputs(const KernelContext* context, size_t* count) const {
-    return entry<Status* (*)(const KernelContext*, size_t*)>(89)(context, count);
+    return entry<Status* (*)(const KernelContext*, size_t*)>(slot::KernelContext_GetOutputCount)(context, count);
   }
   Status* input(const KernelContext* context, size_t index, const Value** value) const {
-    return entry<Status* (*)(const KernelContext*, size_t, const Value**)>(90)(context, index, value);
+    return entry<Status* (*)(const KernelContext*, size_t, const Value**)>(slot::KernelContext_GetInput)(context, index,
+                                                                                                         value);
   }
   Status* output(KernelContext* context, size_t index, const int64_t* shape, size_t count, Value** value) const {
-    return entry<Status* (*)(KernelContext*, size_t, const int64_t*, size_t, Value**)>(91)(context, index, shape, count,
-                                                                                            value);
+    return entry<Status* (*)(KernelContext*, size_t, const int64_t*, size_t, Value**)>(slot::KernelContext_GetOutput)(
+        context, index, shape, count, value);
   }
-  void release(Status* status) const { entry<void (*)(Status*)>(93)(status); }
-  void release(TensorInfo* info) const { entry<void (*)(TensorInfo*)>(99)(info); }
+  void release(Status* status) const { entry<void (*)(Status*)>(slot::ReleaseStatus)(status); }
+  void release(TensorInfo* info) const { entry<void (*)(TensorInfo*)>(slot::ReleaseTensorTypeAndShapeInfo)(info); }
   Status* parallel_for(const KernelContext* context, void (*call)(void*, size_t), size_t total, size_t batches,
                        void* data) const {
-    return entry<Status* (*)(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(
-        context, call, total, batches, data);
+    return entry<Status* (*)(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(
+        slot::KernelContext_ParallelFor)(context, call, total, batches, data);
   }
 };
 
