@@ -4,7 +4,9 @@
 
 #include "kernels.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
@@ -12,7 +14,7 @@ namespace embernet {
 
 extern const Kernels kPortable;
 #if defined(__x86_64__)
-extern const Kernels kAvx2;
+extern const Kernels kAvx512Vnni, kAvxVnni, kAvx2;
 #elif defined(__aarch64__)
 extern const Kernels kNeon, kNeonDot;
 #endif
@@ -26,12 +28,39 @@ struct Choice {
 
 constexpr int kMaxChoices = 4;
 
+#if defined(__x86_64__)
+// The compiler's checks ask the operating system, too, whether it saves the registers.
+bool has_avx2() { return __builtin_cpu_supports("avx2") != 0; }
+
+#if defined(EMULATE_VNNI)
+bool has_avx512_vnni() { return true; }
+bool has_avx_vnni() { return true; }
+#else
+[[maybe_unused]] bool has_avx512_vnni() {
+  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl");
+}
+
+// Few compilers have a check for AVX-VNNI; it uses the registers of AVX2.
+[[maybe_unused]] bool has_avx_vnni() {
+  unsigned a = 0, b, c, d;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
+}
+#endif
+#endif
+
 // All sets of this architecture, fastest first.
 int list(Choice (&choices)[kMaxChoices]) {
   int count = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  choices[count++] = {&kAvx2, __builtin_cpu_supports("avx2") != 0};
+#if defined(HAVE_AVX512_VNNI)
+  choices[count++] = {&kAvx512Vnni, has_avx512_vnni()};
+#endif
+#if defined(HAVE_AVX_VNNI)
+  choices[count++] = {&kAvxVnni, has_avx_vnni()};
+#endif
+  choices[count++] = {&kAvx2, has_avx2()};
 #elif defined(__aarch64__)
   constexpr unsigned long kHwcapDot = 1UL << 20;  // HWCAP_ASIMDDP
   choices[count++] = {&kNeonDot, (getauxval(AT_HWCAP) & kHwcapDot) != 0};
