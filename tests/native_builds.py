@@ -1,4 +1,4 @@
-"""Builds of the native code that tests use: for this machine, and for a Raspberry Pi under an emulator."""
+"""Builds of the native code that tests use: for this machine, and for others that it has to emulate."""
 
 import functools
 import os
@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+SIMDE = Path("/usr/include/simde")
 
 
 def is_x86() -> bool:
@@ -25,9 +26,15 @@ def can_emulate() -> bool:
     return shutil.which(CROSS_COMPILER) is not None and shutil.which(EMULATOR) is not None
 
 
+def can_emulate_vnni() -> bool:
+    """Whether this machine can compile AVX-512 and AVX-VNNI kernels to what every x86-64 CPU runs."""
+    return is_x86() and SIMDE.is_dir()
+
+
 _BUILDS = {
     "native": (),
     "sanitized": ("-DSANITIZE=ON",),
+    "simde": ("-DEMULATE_VNNI=ON", "-DSANITIZE=ON"),
     "aarch64": (
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
@@ -67,6 +74,8 @@ def isas() -> list[Isa]:
     driver = build("kernel_driver") / "kernel_driver"
     native = subprocess.run([driver, "list"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     found = [Isa(name, kind) for kind in ("native", "sanitized") for name in native]
+    if can_emulate_vnni():
+        found += [Isa(name, "simde") for name in ("avx512_vnni", "avx_vnni")]
     if is_x86() and can_emulate():
         found += [Isa(name, "aarch64", "cortex-a53") for name in ("neon", "portable")]
         found.append(Isa("neon_dot", "aarch64", "max"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embernet.runtime import reference
 from embernet.runtime.packing import pack_int8, pack_ternary
-from tests.native_builds import Isa, KernelDriver, can_emulate, is_x86, isas
+from tests.native_builds import Isa, KernelDriver, can_emulate, can_emulate_vnni, is_x86, isas
 
 # Fast enough under an emulator, and the same cases for everybody.
 EXAMPLES = settings(
@@ -37,6 +37,11 @@ def test_the_kernels_of_a_raspberry_pi_are_tested() -> None:
     assert Isa("neon", "aarch64", "cortex-a53") in isas()
 
 
+@pytest.mark.skipif(not can_emulate_vnni(), reason="needs libsimde-dev")
+def test_the_kernels_of_newer_cpus_are_tested() -> None:
+    assert {Isa("avx512_vnni", "simde"), Isa("avx_vnni", "simde")} <= set(isas())
+
+
 def product(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return codes.astype(np.int64) @ weights.astype(np.int64).T
 
@@ -44,14 +49,14 @@ def product(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 @given(data=st.data())
 @EXAMPLES
 def test_ternary_products_are_exact(kernels: KernelDriver, data: st.DataObject) -> None:
-    inputs, count = data.draw(st.integers(1, 2200)), data.draw(st.integers(1, 9))
+    inputs, count = data.draw(st.integers(1, 2200)), data.draw(st.integers(1, 30))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     weights = rng.integers(-1, 2, (16, inputs), np.int8)
     codes = rng.integers(-127, 128, (count, inputs), np.int8)
     assert (kernels.ternary(pack_ternary(weights)[0], codes) == product(codes, weights)).all()
 
 
-@pytest.mark.parametrize("inputs", [16, 512, 768, 2048, 4096, 5120])
+@pytest.mark.parametrize("inputs", [16, 512, 768, 2048, 4096, 5120, 131072])
 @pytest.mark.parametrize("weight", [-1, 1])
 @pytest.mark.parametrize("code", [-127, 127])
 def test_no_ternary_sum_overflows(kernels: KernelDriver, inputs: int, weight: int, code: int) -> None:
@@ -64,14 +69,14 @@ def test_no_ternary_sum_overflows(kernels: KernelDriver, inputs: int, weight: in
 @given(data=st.data())
 @EXAMPLES
 def test_int8_products_are_exact(kernels: KernelDriver, data: st.DataObject) -> None:
-    inputs, count = data.draw(st.integers(1, 1200)), data.draw(st.integers(1, 9))
+    inputs, count = data.draw(st.integers(1, 1200)), data.draw(st.integers(1, 30))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     weights = rng.integers(-128, 128, (16, inputs), np.int8)
     codes = rng.integers(-127, 128, (count, inputs), np.int8)
     assert (kernels.int8(pack_int8(weights)[0], codes) == product(codes, weights)).all()
 
 
-@pytest.mark.parametrize("inputs", [4, 768, 3072])
+@pytest.mark.parametrize("inputs", [4, 768, 3072, 131072])
 @pytest.mark.parametrize("weight", [-128, -127, 127])
 @pytest.mark.parametrize("code", [-127, 127])
 def test_no_int8_sum_overflows(kernels: KernelDriver, inputs: int, weight: int, code: int) -> None:

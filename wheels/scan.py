@@ -14,6 +14,8 @@ from pathlib import Path
 # instruction that it is there for. Every other file must run everywhere.
 DISPATCHED = {
     "kernels_avx2.cpp": "vpmaddubsw",
+    "kernels_avx512_vnni.cpp": "vpdpbusd",
+    "kernels_avx_vnni.cpp": "vpdpbusd",
     "kernels_neon_dot.cpp": "sdot",
 }
 
