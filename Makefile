@@ -19,7 +19,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/types && $(PIP) install -q --no-deps --no-build-isolation -C wheel.cmake=false --target build/types .
-	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p embernet -p wheels
+	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p benchmarks -p embernet -p wheels
 
 full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
 	$(BIN)/python -m pytest -m full_size -s
