@@ -63,7 +63,8 @@ class Record:
             "schema": SCHEMA,
             "name": self.name,
             "date": self._date,
-            "command": " ".join(["python", "-m", f"benchmarks.{self.name}", *sys.argv[1:]]),
+            # Where files lie on this machine is of no interest.
+            "command": " ".join(["python", "-m", f"benchmarks.{self.name}", *(Path(a).name for a in sys.argv[1:])]),
             "machine": machine(),
             "load_average": {"start": self._load[0], "end": os.getloadavg()[0]},
             **values,
@@ -79,13 +80,14 @@ class Record:
 def machine() -> dict[str, Any]:
     """This machine and what runs on it. Sizes in bytes."""
     cpu = _cpu_info()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
     return {
         "cpu": cpu.get("model name") or cpu.get("Model") or platform.machine(),
         "cpu_family_model_stepping": [cpu.get(key) for key in ("cpu family", "model", "stepping")],
         "architecture": platform.machine(),
-        "instruction_sets": [f for f in cpu.get("flags", cpu.get("Features", "")).split() if f.startswith(_FLAGS)],
+        "instruction_sets": sorted(f for f in flags if f.startswith(_FLAGS)),
         "cores": os.cpu_count(),
-        "hypervisor": "hypervisor" in cpu.get("flags", "").split(),
+        "hypervisor": "hypervisor" in flags,
         "caches": _caches(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),

@@ -1,5 +1,6 @@
 """The C++ programs of the comparisons, built when they are needed."""
 
+import functools
 import subprocess
 from pathlib import Path
 
@@ -7,11 +8,13 @@ from benchmarks import build_llama_cpp
 from benchmarks.common import BUILD, ROOT
 
 
+@functools.cache
 def program(target: str) -> Path:
     """Build a program of benchmarks/CMakeLists.txt, with ggml if llama.cpp has been built, and return its path."""
     folder = BUILD / "native"
     built = (build_llama_cpp.BUILD / "ggml" / "src" / "libggml-cpu.a").is_file()
     options = {
+        "BENCHMARKS": "ON",
         "LLAMA_CPP": build_llama_cpp.SOURCE if built else "",
         "LLAMA_CPP_BUILD": build_llama_cpp.BUILD if built else "",
     }

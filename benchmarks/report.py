@@ -51,6 +51,10 @@ def read_share(decode_per_s: Samples, bytes_per_token: int, bytes_per_s: Samples
     return statistics.median(decode_per_s) * bytes_per_token / statistics.median(bytes_per_s)
 
 
+def conditions(threads: int, isa: str) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}; embernet's kernels: `{isa}`."
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -115,7 +119,8 @@ def whole_model_section(result: Result) -> str:
             for name in names
         ]
         head = ("", "decode, tokens/s", "ours / it", "prefill, tokens/s", "ours / it", "peak memory, MB", "files, MB")
-        lines.append(f"{threads} thread{'s' if threads > 1 else ''}:\n\n{table(head, rows)}")
+        isa = next(s["isa"] for s in result["samples"] if s["contestant"] == ours)
+        lines += [conditions(threads, isa), table(head, rows)]
         bandwidth = [b["bytes_per_s"] for b in result["bandwidth"] if b["threads"] == threads]
         share = read_share(get(ours, "decode_per_s"), result["bytes_per_token"], bandwidth)
         lines.append(
@@ -167,7 +172,7 @@ def matmulnbits_section(result: Result) -> str:
         rows.append(
             [f"ours / {name}, speed", *(ratio(times[(name, *case)], times[(names[0], *case)]) for case in cases)]
         )
-    return table(head, rows)
+    return f"{conditions(result['threads'], result['isa'])}\n\n{table(head, rows)}"
 
 
 def vision_section(result: Result) -> str:
@@ -186,7 +191,7 @@ def vision_section(result: Result) -> str:
         )
     count = len(measurements[0]["cosines"])
     head = ["", "ms per image", "ours / it, speed", f"least cosine to float32, {count} images"]
-    return table(head, rows)
+    return f"{conditions(result['threads'], result['isa'])}\n\n{table(head, rows)}"
 
 
 def _names(measurements: Iterable[Result]) -> list[str]:
@@ -268,8 +273,9 @@ def draw(results: dict[str, Result], path: Path) -> None:
         axis.invert_yaxis()
         axis.set_title(title, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-        for place, median in enumerate(medians):
-            axis.text(0.005 * max(medians), place, three_digits(median), va="center", color="white")
+        axis.margins(x=0.1)
+        for place, (median, (_, samples)) in enumerate(zip(medians, bars, strict=True)):
+            axis.annotate(three_digits(median), (max(samples), place), (5, 0), textcoords="offset points", va="center")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

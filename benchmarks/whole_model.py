@@ -46,7 +46,7 @@ def run_ours(bundle: Path, threads: int) -> dict[str, Any]:
 
 
 def run_llama_bench(llama_bench: Path, gguf: Path, threads: int) -> dict[str, Any]:
-    """prefill_per_s, decode_per_s (tokens per second), peak_rss_bytes and the build's commit."""
+    """prefill_per_s, decode_per_s (tokens per second), peak_rss_bytes."""
     sizes = ["-p", str(PROMPT), "-n", str(GENERATED), "-d", f"0,{PROMPT}"]
     tests, peak = run([str(llama_bench), "-m", str(gguf), "-t", str(threads), *sizes, "-r", "1", "-o", "json"])
     speeds = {(t["n_prompt"], t["n_gen"], t["n_depth"]): t["avg_ts"] for t in tests}
@@ -54,7 +54,6 @@ def run_llama_bench(llama_bench: Path, gguf: Path, threads: int) -> dict[str, An
         "prefill_per_s": speeds[PROMPT, 0, 0],
         "decode_per_s": speeds[0, GENERATED, PROMPT],
         "peak_rss_bytes": peak,
-        "isa": "native",
     }
 
 
