@@ -17,7 +17,6 @@
 #include <vector>
 
 #include "../runtime/native/kernels.h"
-#include "read.h"
 
 #ifdef WITH_GGML
 #include "ggml-cpu.h"
@@ -30,6 +29,8 @@ void ggml_gemm_q4_0_8x8_q8_0(int n, float* s, size_t bs, const void* vx, const v
 void ggml_quantize_mat_q8_0_4x8(const float* x, void* vy, int64_t k);
 }
 #endif
+
+extern "C" uint64_t embernet_read_memory(const uint64_t* data, size_t bytes);  // read_memory.cpp
 
 namespace {
 
@@ -230,7 +231,10 @@ void race(const Problem& p, int rounds, bool last) {
   }
   std::vector<Contestant> contestants;
   uint64_t sink = 0;
-  contestants.push_back({"read", &ours, [&](const uint8_t* w, float*) { sink += read_bytes(w, packed.size()); }, -1});
+  contestants.push_back({"read", &ours, [&](const uint8_t* w, float*) {
+                           sink += embernet_read_memory(reinterpret_cast<const uint64_t*>(w), packed.size());
+                         },
+                         -1});
   std::string names = embernet::supported_kernels();
   for (size_t begin = 0, end; begin < names.size(); begin = end + 1) {
     end = names.find(' ', begin);
@@ -289,7 +293,7 @@ void race(const Problem& p, int rounds, bool last) {
     for (size_t s = 0; s < c.microseconds.size(); ++s) printf("%s%.2f", s > 0 ? ", " : "", c.microseconds[s]);
     printf("]}%s\n", last && i + 1 == contestants.size() ? "" : ",");
   }
-  if (sink == 0) fail("nothing was read");
+  fprintf(stderr, "what was read adds up to %llx\n", static_cast<unsigned long long>(sink));
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ def speeds(microseconds: Samples, work: float) -> list[float]:
     return [work / us * 1e-3 for us in microseconds]
 
 
-def read_share(decode_per_s: Samples, bytes_per_token: int, bytes_per_s: Samples) -> float:
+def read_share(decode_per_s: Samples, bytes_per_token: float, bytes_per_s: Samples) -> float:
     """The speed at which weights arrive, as a share of the speed at which memory can be read."""
     return statistics.median(decode_per_s) * bytes_per_token / statistics.median(bytes_per_s)
 
@@ -121,11 +121,11 @@ def whole_model_section(result: Result) -> str:
         head = ("", "decode, tokens/s", "ours / it", "prefill, tokens/s", "ours / it", "peak memory, MB", "files, MB")
         isa = next(s["isa"] for s in result["samples"] if s["contestant"] == ours)
         lines += [conditions(threads, isa), table(head, rows)]
-        bandwidth = [b["bytes_per_s"] for b in result["bandwidth"] if b["threads"] == threads]
-        share = read_share(get(ours, "decode_per_s"), result["bytes_per_token"], bandwidth)
+        bandwidth, weight_bytes = get(ours, "read_bytes_per_s"), get(ours, "weight_bytes_per_token")[0]
+        share = read_share(get(ours, "decode_per_s"), weight_bytes, bandwidth)
         lines.append(
-            f"A token needs {result['bytes_per_token'] / 1e6:.1f} MB of weights; they arrive at {share:.0%} of the "
-            f"{statistics.median(bandwidth) / 1e9:.1f} GB/s at which a loop that only reads gets memory."
+            f"A token needs {weight_bytes / 1e6:.1f} MB of embernet's weights; they arrive at {share:.0%} of the "
+            f"{statistics.median(bandwidth) / 1e9:.1f} GB/s at which a loop that only reads gets them."
         )
     return "\n\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The sizes of a language model that decide how fast it can be."""
+"""The sizes of a language model that decide how much work it is."""
 
 import json
 from dataclasses import dataclass
@@ -36,25 +36,6 @@ class Shapes:
     def expert_weights(self) -> int:
         """Ternary weights of one expert: gate, up and down."""
         return 3 * self.hidden_size * self.intermediate_size
-
-    @property
-    def active_ternary_weights(self) -> int:
-        """Ternary weights that one token passes through."""
-        experts = self.num_experts_per_tok + self.use_shared_expert
-        return self.num_layers * (self.attention_weights + experts * self.expert_weights)
-
-    @property
-    def head_weights(self) -> int:
-        """Weights of the head, 8 bits each."""
-        return self.vocab_size * self.hidden_size
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of weights that a token needs from a bundle: 2 bits per ternary weight and the int8 head.
-
-        Norms, scales and the router (less than 1 %) and the cache are left out.
-        """
-        return self.active_ternary_weights // 4 + self.head_weights
 
 
 def read_shapes(bundle: Path) -> Shapes:

@@ -42,17 +42,17 @@ def graphs(bundle: Bundle, float32: Bundle, folder: Path, threads: int) -> dict[
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    def opened(path: Path) -> Graph:
-        return Graph(path, threads, (float32.path / WEIGHTS_FILE).stat().st_size)
-
-    found = {OURS: opened(bundle.path / "vision.onnx"), REFERENCE: opened(float32.path / "vision.onnx")}
+    found = {
+        name: Graph(b.path / "vision.onnx", b.path / WEIGHTS_FILE, threads)
+        for name, b in ((OURS, bundle), (REFERENCE, float32))
+    }
     for number, (name, options) in enumerate(QUANTIZED.items()):
         path = folder / f"{number}.onnx"
         # Behind an operator of ours it cannot tell types by itself.
         extra = {"DefaultTensorType": TensorProto.FLOAT}
         source = float32.path / "vision.onnx"
         quantize_dynamic(source, path, weight_type=QuantType.QInt8, extra_options=extra, **options)
-        found[name] = opened(path)
+        found[name] = Graph(path, path, threads)  # its weights are inside
     return found
 
 

@@ -18,8 +18,6 @@ from typing import Any
 
 from benchmarks.build_llama_cpp import LLAMA_BENCH
 from benchmarks.common import ROOT, Record, program_parser, say, turns
-from benchmarks.native import program, read_bandwidth
-from benchmarks.shapes import read_shapes
 from benchmarks.write_gguf import TYPES, gguf_path
 
 OURS = "embernet"
@@ -39,10 +37,9 @@ def run(command: list[str]) -> tuple[Any, int]:
 
 
 def run_ours(bundle: Path, threads: int) -> dict[str, Any]:
-    """prefill_per_s, decode_per_s (tokens per second), peak_rss_bytes and the instruction set of the kernels."""
+    """What the worker prints."""
     worker = [sys.executable, "-m", "benchmarks.worker"]
-    values, peak = run([*worker, str(bundle), str(threads), str(PROMPT), str(GENERATED)])
-    return {**values, "peak_rss_bytes": peak}
+    return dict(run([*worker, str(bundle), str(threads), str(PROMPT), str(GENERATED)])[0])
 
 
 def run_llama_bench(llama_bench: Path, gguf: Path, threads: int) -> dict[str, Any]:
@@ -65,26 +62,21 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, action="append", help="file of the same shapes; may be repeated")
     arguments = parser.parse_args()
     bundle: Path = arguments.model.resolve()
-    shapes = read_shapes(bundle)
     ggufs = [path.resolve() for path in arguments.gguf or [gguf_path(bundle, kind) for kind in TYPES]]
     for path in (arguments.llama_bench, *ggufs):
         if not path.is_file():
             raise SystemExit(f"{path}: is not there; see python -m benchmarks.whole_model --help")
     contestants = {OURS: bundle, **{f"llama.cpp {path.stem.rpartition('-')[2]}": path for path in ggufs}}
 
-    program("read_bandwidth")  # built before the clock runs
     record = Record("whole_model")
-    samples, bandwidth = [], []
+    samples = []
     cores = sorted(os.sched_getaffinity(0))
     for threads in arguments.threads or [1]:
         os.sched_setaffinity(0, cores[:threads])  # of this process and all that it starts
         for number, name in turns(list(contestants), arguments.rounds):
             path = contestants[name]
-            if name == OURS:
-                sample = run_ours(path, threads)
-                bandwidth.append({"threads": threads, "round": number, "bytes_per_s": read_bandwidth(threads)})
-            else:
-                sample = run_llama_bench(arguments.llama_bench, path, threads)
+            ours = name == OURS
+            sample = run_ours(path, threads) if ours else run_llama_bench(arguments.llama_bench, path, threads)
             samples.append({"contestant": name, "threads": threads, "round": number, **sample})
             speeds = f"{sample['prefill_per_s']:8.1f} {sample['decode_per_s']:8.1f} tokens/s"
             say(f"{threads} threads, round {number + 1}, {name:18} {speeds}")
@@ -92,10 +84,8 @@ def main() -> None:
         arguments.output,
         prompt=PROMPT,
         generated=GENERATED,
-        bytes_per_token=shapes.bytes_per_token,
         file_bytes={name: sum(f.stat().st_size for f in _files(path)) for name, path in contestants.items()},
         samples=samples,
-        bandwidth=bandwidth,
     )
 
 

@@ -2,22 +2,26 @@
 
     python -m benchmarks.worker full.ember THREADS PROMPT GENERATED
 
-prints {"prefill_per_s", "decode_per_s", "isa"}, the first two in tokens per second. As in `llama-bench`, tokens are
-random and nothing is sampled.
+prints tokens per second, and what they are compared with: the bytes of weights that a token needs, and the bytes per
+second that a loop reads that does nothing else. As in `llama-bench`, tokens are random and nothing is sampled.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from embernet.device.bandwidth import read_bandwidth
+from embernet.device.memory import memory_use
 from embernet.runtime import load
+from embernet.runtime.bundle import WEIGHTS_FILE
 from embernet.runtime.native_library import isa_in_use
 
 
-def measure(bundle: Path, threads: int, prompt: int, generated: int) -> dict[str, float | str]:
+def measure(bundle: Path, threads: int, prompt: int, generated: int) -> dict[str, Any]:
     model = load(bundle, threads=threads)
     ids = np.random.default_rng(0).integers(3, model.manifest.vocab_size, prompt + generated).tolist()
 
@@ -33,7 +37,16 @@ def measure(bundle: Path, threads: int, prompt: int, generated: int) -> dict[str
 
     run(2)
     prefill, decode = run(generated)
-    return {"prefill_per_s": prompt / prefill, "decode_per_s": generated / decode, "isa": isa_in_use()}
+    memory = memory_use()  # before all weights are read
+    bandwidth = read_bandwidth(bundle / WEIGHTS_FILE, threads)
+    return {
+        "prefill_per_s": prompt / prefill,
+        "decode_per_s": generated / decode,
+        "peak_rss_bytes": memory and memory.peak_resident_bytes,
+        "weight_bytes_per_token": model.decode_weight_bytes,
+        "read_bytes_per_s": bandwidth and bandwidth.bytes_per_second,
+        "isa": isa_in_use(),
+    }
 
 
 if __name__ == "__main__":

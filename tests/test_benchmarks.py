@@ -31,10 +31,10 @@ def test_shapes_come_from_the_manifest(tiny_bundle):
     assert shapes.head_dim * config["num_attention_heads"] == config["hidden_size"]
 
 
-def test_what_a_token_of_the_full_size_model_needs():
+def test_a_token_passes_through_as_many_weights_on_both_sides():
     assert FULL.head_dim == 64
-    assert FULL.active_ternary_weights == 254_803_968
-    assert FULL.bytes_per_token == 254_803_968 // 4 + 32002 * 768
+    experts = FULL.num_experts_per_tok + FULL.use_shared_expert
+    assert FULL.num_layers * (FULL.attention_weights + experts * FULL.expert_weights) == 254_803_968
 
 
 @pytest.mark.parametrize("kind", ["TQ2_0", "Q4_0"])
