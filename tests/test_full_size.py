@@ -70,4 +70,7 @@ def test_full_size_from_checkpoint_to_answer(tmp_path):
     # Random weights amplify the last bit of an exp(); the kernels have none of their own to differ in.
     assert all(answer["ids"] == answers[-1]["ids"] for answer in answers[1:])
     assert all(answer["peak_resident_bytes"] < 6 * GB for answer in answers)
-    assert all(answer["anonymous_bytes"] < 100e6 for answer in answers[1:])
+    cache_bytes = 16 * 2 * (64 + 20 + 4) * 6 * 64 * 4  # layers, keys and values, positions, heads, head_dim, float32
+    for answer in answers[1:]:
+        assert answer["anonymous_bytes"] <= 60e6 + cache_bytes
+        assert answer["peak_resident_bytes"] < 300e6

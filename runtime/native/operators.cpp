@@ -24,8 +24,9 @@ using onnx_api::Value;
 // More inputs could overflow an int32 sum: 127 * 127 * 131072 < 2^31.
 constexpr int64_t kMaxInputs = 131072;
 constexpr size_t kMaxDimensions = 8;
-// Rows of activations that one call of a kernel takes: their codes and products stay in the L2 cache.
-constexpr int64_t kRowsPerCall = 64;
+// Rows of activations that one call of a kernel takes at most: their codes and products stay in the L2 cache.
+constexpr int64_t kRowsPerCall = 66;
+constexpr int64_t kRowsAtOnce = 6;  // what a kernel likes a multiple of
 // Work is cut into pieces of about this many bytes of weights per row: waking a thread takes as long as some of them.
 #if defined(__x86_64__)
 constexpr int64_t kBytesPerPiece = 192 * 1024;
@@ -212,6 +213,8 @@ struct Codes {
   int8_t* codes;
   Row* rows;
   int64_t stride;
+
+  Codes from(int64_t row) const { return {codes + row * stride, rows + row, stride}; }
 };
 
 size_t codes_bytes(int64_t count, int64_t size) {
@@ -242,12 +245,19 @@ void store_tile(const float (&values)[kTileRows], int64_t width, float* out) {
     memcpy(out, values, sizeof(float) * static_cast<size_t>(width));
 }
 
+// body(first row, rows) for blocks of about the same size, none longer than kRowsPerCall.
+template <typename Body>
+void for_row_blocks(int64_t count, const Body& body) {
+  const int64_t blocks = groups_of(count, kRowsPerCall);
+  const int64_t size = groups_of(groups_of(count, blocks), kRowsAtOnce) * kRowsAtOnce;
+  for (int64_t begin = 0; begin < count; begin += size) body(begin, begin + size < count ? size : count - begin);
+}
+
 // y[m, first row of the tile + r] for one tile of a ternary matrix; the last tile may be cut.
 void ternary_tile(const Kernels& kernels, const uint8_t* tile, int64_t groups, const Codes& x, int64_t count,
                   float scale, float* y, int64_t y_stride, int64_t width) {
   int32_t products[kRowsPerCall * kTileRows];
-  for (int64_t begin = 0; begin < count; begin += kRowsPerCall) {
-    const int64_t size = begin + kRowsPerCall < count ? kRowsPerCall : count - begin;
+  for_row_blocks(count, [&](int64_t begin, int64_t size) {
     kernels.ternary(tile, groups, x.codes + begin * x.stride, x.stride, x.rows + begin, size, products);
     for (int64_t m = 0; m < size; ++m) {
       const float step = x.rows[begin + m].step * scale;
@@ -257,7 +267,7 @@ void ternary_tile(const Kernels& kernels, const uint8_t* tile, int64_t groups, c
       for (int64_t r = 0; r < kTileRows; ++r) values[r] = static_cast<float>(p[r]) * step;
       store_tile(values, width, out);
     }
-  }
+  });
 }
 
 int64_t tile_width(int64_t tile, int64_t out_features) {
@@ -337,9 +347,11 @@ struct BitLinear {
     const int64_t tiles = weight.shape[0], groups = weight.shape[1], tile_bytes = groups * kGroupBytes;
     const uint8_t* packed = static_cast<const uint8_t*>(weight.data);
     return parallel(api, context, tiles, tile_bytes * count, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        ternary_tile(*kernels, packed + t * tile_bytes, groups, codes, count, scale.floats()[0], y + t * kTileRows,
-                     out_features, tile_width(t, out_features));
+      for_row_blocks(count, [&](int64_t first, int64_t rows) {
+        for (int64_t t = begin; t < end; ++t)
+          ternary_tile(*kernels, packed + t * tile_bytes, groups, codes.from(first), rows, scale.floats()[0],
+                       y + first * out_features + t * kTileRows, out_features, tile_width(t, out_features));
+      });
     });
   }
 };
@@ -374,33 +386,33 @@ struct Int8Linear {
     RETURN_IF_ERROR(quantize(api, context, *kernels, x.floats(), nullptr, count, size, {}, kActivation, nullptr, codes));
     const int64_t tiles = weight.shape[0], groups = weight.shape[1], tile_bytes = groups * kGroupBytes;
     const int8_t* packed = static_cast<const int8_t*>(weight.data);
-    const float* scales = scale.floats();
-    const float* biases = bias.floats();
-    const int64_t bias_step = bias.size() == 1 ? 0 : 1;
     return parallel(api, context, tiles, tile_bytes * count, [&](int64_t begin, int64_t end) {
-      int32_t products[kRowsPerCall * kTileRows];
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t n = t * kTileRows, width = tile_width(t, out_features);
-        float tile_scales[kTileRows] = {}, tile_biases[kTileRows] = {};
-        for (int64_t r = 0; r < width; ++r) {
-          tile_scales[r] = scales[n + r];
-          tile_biases[r] = biases[(n + r) * bias_step];
-        }
-        for (int64_t first = 0; first < count; first += kRowsPerCall) {
-          const int64_t rows = first + kRowsPerCall < count ? kRowsPerCall : count - first;
-          kernels->int8(packed + t * tile_bytes, groups, codes.codes + first * codes.stride, codes.stride,
-                        codes.rows + first, rows, products);
-          for (int64_t m = 0; m < rows; ++m) {
-            const float step = codes.rows[first + m].step;
-            const int32_t* p = products + m * kTileRows;
-            float values[kTileRows];
-            for (int64_t r = 0; r < kTileRows; ++r)
-              values[r] = static_cast<float>(p[r]) * (step * tile_scales[r]) + tile_biases[r];
-            store_tile(values, width, y + (first + m) * out_features + n);
-          }
-        }
-      }
+      for_row_blocks(count, [&](int64_t first, int64_t rows) {
+        for (int64_t t = begin; t < end; ++t)
+          int8_tile(packed + t * tile_bytes, groups, codes.from(first), rows, scale.floats(), bias, t * kTileRows,
+                    out_features, y + first * out_features);
+      });
     });
+  }
+
+  // y[m, n + r] for the tile whose first output is n.
+  void int8_tile(const int8_t* tile, int64_t groups, const Codes& x, int64_t count, const float* scale,
+                 const Tensor& bias, int64_t n, int64_t out_features, float* y) const {
+    const int64_t width = tile_width(n / kTileRows, out_features), bias_step = bias.size() == 1 ? 0 : 1;
+    float scales[kTileRows] = {}, biases[kTileRows] = {};
+    for (int64_t r = 0; r < width; ++r) {
+      scales[r] = scale[n + r];
+      biases[r] = bias.floats()[(n + r) * bias_step];
+    }
+    int32_t products[kRowsPerCall * kTileRows];
+    kernels->int8(tile, groups, x.codes, x.stride, x.rows, count, products);
+    for (int64_t m = 0; m < count; ++m) {
+      const int32_t* p = products + m * kTileRows;
+      float values[kTileRows];
+      for (int64_t r = 0; r < kTileRows; ++r)
+        values[r] = static_cast<float>(p[r]) * (x.rows[m].step * scales[r]) + biases[r];
+      store_tile(values, width, y + m * out_features + n);
+    }
   }
 };
 
@@ -558,8 +570,8 @@ struct TernaryMoE {
       const uint8_t* tile = packed + job.expert * in.packed.shape[1] + t * 2 * gate_tile;
       const float* scales = in.scales.floats() + job.expert * 3;
       const int64_t width = tile_width(t, F), at = job.begin * F + t * kTileRows;
-      ternary_tile(*kernels, tile, h_tiles, from(gate_codes, job.begin), job.count, scales[0], gate + at, F, width);
-      ternary_tile(*kernels, tile + gate_tile, h_tiles, from(up_codes, job.begin), job.count, scales[1], up + at, F,
+      ternary_tile(*kernels, tile, h_tiles, gate_codes.from(job.begin), job.count, scales[0], gate + at, F, width);
+      ternary_tile(*kernels, tile + gate_tile, h_tiles, up_codes.from(job.begin), job.count, scales[1], up + at, F,
                    width);
     }));
 
@@ -575,7 +587,7 @@ struct TernaryMoE {
     float* parts = up;  // rows x H; the products of `up` have been used
     RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, h_tiles, down_tile, [&](const Job& job, int64_t t) {
       const uint8_t* tile = packed + job.expert * in.packed.shape[1] + gate_up_bytes(in) + t * down_tile;
-      ternary_tile(*kernels, tile, f_tiles, from(down_codes, job.begin), job.count,
+      ternary_tile(*kernels, tile, f_tiles, down_codes.from(job.begin), job.count,
                    in.scales.floats()[job.expert * 3 + 2], parts + job.begin * H + t * kTileRows, H, tile_width(t, H));
     }));
 
@@ -597,10 +609,6 @@ struct TernaryMoE {
   struct Job {
     int64_t expert, begin, count;
   };
-
-  static Codes from(const Codes& codes, int64_t row) {
-    return {codes.codes + row * codes.stride, codes.rows + row, codes.stride};
-  }
 
   template <typename T>
   Status* optional_output(KernelContext* context, size_t index, const Tensor& x, T** data) const {
