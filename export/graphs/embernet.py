@@ -309,12 +309,14 @@ class _Decoder(_Graph):
                 with builder.scope(f"layers.{i}"):
                     x, present, chosen, weight = self.block(x, past[i], lengths, total, f"decoder.layers.{i}")
                 presents.append(present)
-                experts.append(op("Unsqueeze", chosen, [2]))
-                weights.append(op("Unsqueeze", weight, [2]))
+                experts.append(chosen)
+                weights.append(weight)
             x = self.rms_norm(x, "decoder.norm", config.rms_norm_eps)
             x = op("Slice", x, op("Reshape", op("Neg", keep), [1]), [INT64_MAX], [1])
             logits = self.head(x)
-            all_experts, all_weights = op("Concat", *experts, axis=2), op("Concat", *weights, axis=2)
+            all_experts, all_weights = (
+                op("Reshape", op("Concat", *layers, axis=2), [0, 0, L, K]) for layers in (experts, weights)
+            )
         builder.output(logits, "logits", FLOAT, ["batch", "kept", V])
         for i, (key, value) in enumerate(presents):
             builder.output(key, f"present.{i}.key", FLOAT, present_shape)
