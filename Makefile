@@ -6,7 +6,7 @@ WHEELS_VENV := build/wheels-venv
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint full-size wheels clean
+.PHONY: demo test lint full-size emulate-icount wheels clean
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
@@ -23,6 +23,10 @@ lint: $(VENV)/installed-dev
 
 full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
 	$(BIN)/python -m pytest -m full_size -s
+
+emulate-icount: $(VENV)/installed-dev  ## Tokens and instruction counts on an emulated Cortex-A53: root, 8 GB of disk.
+	$(BIN)/python -m pytest -m emulated
+	$(BIN)/python -m embernet.device.emulation --full-size
 
 wheels: $(WHEELS_VENV)/installed  ## Wheels for x86-64 and the Raspberry Pi, checked, in dist/: some minutes, on x86-64.
 	$(WHEELS_VENV)/bin/python -m wheels
