@@ -102,14 +102,14 @@ def run(job: Sequence[Mapping[str, Any]], files: Mapping[str, Path], folder: Pat
 
 
 def read_results(console: Iterable[str], expected: int) -> list[Any]:
-    """The results that the guest reported; all else it says goes to stderr, and its end into the error if it died."""
+    """The results that the guest reported. What it says is shown on stderr, its last words in the error if it died."""
     results, said = [], ["nothing"]
     for line in map(str.strip, console):
-        if line.startswith(guest.RESULT):
-            results.append(json.loads(line.removeprefix(guest.RESULT)))
-        elif line:
+        if line:
             said.append(line)
             sys.stderr.write(f"  {line}\n")
+        if line.startswith(guest.RESULT):
+            results.append(json.loads(line.removeprefix(guest.RESULT)))
     if len(results) != expected:
         raise EmbernetError(
             f"the emulated machine finished {len(results)} of {expected} steps (its last words: {said[-1]})"
