@@ -1,5 +1,6 @@
 """The emulated machine's host side; with `-m emulated` also the machine itself, which needs root and minutes."""
 
+import json
 import shutil
 import subprocess
 
@@ -9,7 +10,7 @@ import pytest
 from embernet.device.emulation import guest, icount, machine
 from embernet.device.emulation.estimate import CENTRAL, FAST, SLOW, estimate
 from embernet.errors import EmbernetError, MissingExtraError
-from embernet.runtime.bundle import WEIGHTS_FILE, open_bundle
+from embernet.runtime.bundle import WEIGHTS_FILE, file_sha256, open_bundle
 
 
 def test_results_are_read_from_the_console(capsys):
@@ -76,6 +77,13 @@ def test_the_bytes_of_a_stage_are_those_of_its_graph():
     assert 0 < sizes["decode"] < sizes["prefill"]
     total = sizes["vision"] + sizes["prefill"]  # the embedding's rows are the head's
     assert total == pytest.approx((bundle.path / WEIGHTS_FILE).stat().st_size, rel=0.1)
+
+
+def test_the_kept_counts_are_of_the_built_in_model_and_on_their_page():
+    kept = json.loads(icount.KEPT.read_text())
+    assert kept["schema"] == icount.SCHEMA
+    assert kept["models"]["spark"]["weights_sha256"] == file_sha256(open_bundle("spark").path / WEIGHTS_FILE)
+    assert icount.tables(kept) in icount.PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.emulated

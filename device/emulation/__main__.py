@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument("--operators", action="store_true", help="show where the instructions go, and nothing else")
     parser.add_argument("--folder", type=Path, default=machine.ROOT / "build" / "emulation", help="for disk images")
     options = parser.parse_args()
+    options.folder = options.folder.resolve()
     try:
         machine.require_host()
         if options.operators:

@@ -22,11 +22,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from embernet.families import get_family
 from embernet.runtime import load
 from embernet.runtime.bundle import Bundle, open_bundle
 from embernet.runtime.image import load_image, preprocess
-from embernet.runtime.pipelines.base import Context, Pipeline, Step
+from embernet.runtime.pipelines.base import Context, Step
 from embernet.runtime.session import Graph
 
 RESULT = "result: "  # before the JSON of one step, on a line of its own
@@ -51,18 +50,15 @@ def tokens(bundle: str, images: list[str], input_ids: list[int], new_tokens: int
 
 def stages(bundle: str, image: str, input_ids: list[int], new_tokens: int, repeats: int) -> dict[str, Any]:
     """Millions of instructions per stage with one thread, warm; positions of the prefill; greedy ids that follow."""
-    opened = open_bundle(bundle)
     read_all(Path(bundle))
-    pipeline = open_pipeline(opened)
+    model = load(bundle, threads=1)
     rgb = load_image(image).rgb
-    pixels = preprocess(rgb, opened.manifest.image)
-    features = pipeline.encode(pixels)
-    positions = features.shape[1] + len(input_ids)
-
+    pixels = preprocess(rgb, model.manifest.image)
+    features = model.encode_pixels(pixels)
     contexts: list[Context] = []
 
     def prefill() -> Step:
-        contexts.append(pipeline.new_context(positions + new_tokens))
+        contexts.append(model.new_context(len(input_ids), features, room=new_tokens))
         return contexts[-1].feed(input_ids, features)
 
     step, ids = prefill(), []
@@ -70,20 +66,21 @@ def stages(bundle: str, image: str, input_ids: list[int], new_tokens: int, repea
         ids.append(int(step.logits[-1].argmax()))
         step = contexts[0].feed(ids[-1:])
     counts = {
-        "preprocess": measure(lambda: preprocess(rgb, opened.manifest.image), repeats),
-        "vision": measure(lambda: pipeline.encode(pixels), repeats),
+        "preprocess": measure(lambda: preprocess(rgb, model.manifest.image), repeats),
+        "vision": measure(lambda: model.encode_pixels(pixels), repeats),
         "prefill": measure(prefill, repeats),
         "decode": statistics.median(measure(functools.partial(contexts[-1].feed, [token]), 1) for token in ids),
     }
-    return {"positions": positions, "ids": ids, "millions": counts}
+    return {"positions": model.num_image_tokens + len(input_ids), "ids": ids, "millions": counts}
 
 
 def vision_graph(bundle: str, graph: str, image: str, repeats: int) -> float:
     """Millions of instructions of another vision graph for the same model and image."""
-    opened = open_bundle(bundle)
+    manifest = open_bundle(bundle).manifest
     read_all(Path(graph).parent)
-    shape = (1, *open_pipeline(opened).features_shape)
-    session, inputs = Graph(Path(graph), 1, 0), {"pixel_values": read_pixels(opened, image)}
+    shape = (1, manifest.config["num_image_tokens"], manifest.config["hidden_size"])
+    inputs = {"pixel_values": preprocess(load_image(image).rgb, manifest.image)}
+    session = Graph(Path(graph), Path(graph + ".data"), 1)
     session.run("image_features", shape, inputs)
     return measure(lambda: session.run("image_features", shape, inputs), repeats)
 
@@ -92,20 +89,19 @@ def operators(
     bundle: str, image: str, input_ids: list[int], new_ids: list[int]
 ) -> dict[str, list[tuple[str, int, float]]]:
     """Per stage: operator with the shapes of its inputs, how often it ran, millions of instructions; largest first."""
-    opened = open_bundle(bundle)
     read_all(Path(bundle))
     plain = ort.SessionOptions
     ort.SessionOptions = ProfilingOptions
     try:
-        pipeline = open_pipeline(opened)
+        model = load(bundle, threads=1)
     finally:
         ort.SessionOptions = plain
-    features = pipeline.encode(read_pixels(opened, image))
-    context = pipeline.new_context(features.shape[1] + len(input_ids) + len(new_ids))
+    features = model.encode_pixels(read_pixels(model.bundle, image))
+    context = model.new_context(len(input_ids), features, room=len(new_ids))
     context.feed(input_ids, features)
     for token in new_ids:
         context.feed([token])
-    del context, pipeline
+    del context, model
     gc.collect()  # a session that ends writes its profile
     vision, _, decoder = (json.loads(path.read_text()) for path in sorted(PROFILES.iterdir()))
     return {
@@ -113,10 +109,6 @@ def operators(
         "prefill": summarize(decoder, -1 - len(new_ids)),
         "decode": summarize(decoder, -1),
     }
-
-
-def open_pipeline(bundle: Bundle) -> Pipeline:
-    return get_family(bundle.manifest.family).part("pipeline")(bundle, 1)
 
 
 def read_pixels(bundle: Bundle, image: str) -> NDArray[np.float32]:

@@ -119,11 +119,8 @@ def weight_bytes(bundle: Bundle) -> dict[str, int]:
         entries = [{e.key: e.value for e in tensor.external_data} for tensor in model.graph.initializer]
         return sum(int(entry.get("length", 0)) for entry in entries)
 
-    config = bundle.manifest.config
-    expert = 3 * config["hidden_size"] * config["intermediate_size"] // 4  # 2 bits per weight
-    idle = config["num_layers"] * (config["num_experts"] - config["num_experts_per_tok"]) * expert
-    decoder = size("decoder.onnx")
-    return {"preprocess": 0, "vision": size("vision.onnx"), "prefill": decoder, "decode": decoder - idle}
+    decode = load(bundle.path).decode_weight_bytes
+    return {"preprocess": 0, "vision": size("vision.onnx"), "prefill": size("decoder.onnx"), "decode": decode}
 
 
 def versions() -> dict[str, str]:

@@ -19,9 +19,7 @@ STDIN = "-"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-def load_model(
-    name: str | None, threads: int | None, context: int | None, hugepages: bool, quiet: bool
-) -> "Model":
+def load_model(name: str | None, threads: int | None, context: int | None, hugepages: bool, quiet: bool) -> "Model":
     """Load the model a user asked for, or the built-in one."""
     from embernet.runtime import load
 
