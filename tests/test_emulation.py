@@ -69,6 +69,9 @@ def test_three_percent_more_instructions_are_a_regression():
     assert icount.regressions(kept, {"spark": {"millions": {"vision": 103.0, "decode": 9.0}}}) == []
     (line,) = icount.regressions(kept, {"spark": {"millions": {"vision": 103.1, "decode": 10.0}}})
     assert line == "spark: vision has 3.1% more instructions (103.1 M, was 100.0 M)"
+    assert icount.regressions(kept, {"full": {"millions": {}}}) == [
+        "full: no counts are kept to compare with (add --write)"
+    ]
 
 
 def test_the_bytes_of_a_stage_are_those_of_its_graph():

@@ -136,6 +136,9 @@ def regressions(kept: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """One sentence for every stage of `found` models that needs more than `LIMIT` times the kept instructions."""
     worse = []
     for name, entry in found.items():
+        if name not in kept:
+            worse.append(f"{name}: no counts are kept to compare with (add --write)")
+            continue
         for stage, count in entry["millions"].items():
             before = kept[name]["millions"][stage]
             if count > before * LIMIT:
@@ -162,7 +165,7 @@ def tables(kept: Mapping[str, Any]) -> str:
     heads = ("stage", "million instructions", "MB of weights", "compute, ms", "memory, ms", "time, ms (range)")
     for name, entry in kept["models"].items():
         threads = 1 if name == "spark" else CORES
-        about = f"prefill of {entry['positions']} positions; milliseconds with {threads} thread(s) are {LABEL}"
+        about = f"prefill of {entry['positions']} positions; milliseconds are {LABEL}, threads: {threads}"
         lines += [f"**{name}**: {about}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for stage, millions in entry["millions"].items():
             megabytes, used = entry["megabytes"][stage], 1 if stage == "preprocess" else threads
