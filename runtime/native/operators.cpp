@@ -238,9 +238,9 @@ Status* quantize(const Api* api, const KernelContext* context, const Kernels& ke
 }
 
 // What lies beyond the last output is cut off.
-void store_tile(const float (&values)[kTileRows], int64_t width, float* out) {
+void store_tile(const float* values, int64_t width, float* out) {
   if (width == kTileRows)
-    memcpy(out, values, sizeof values);
+    memcpy(out, values, sizeof(float) * kTileRows);
   else
     memcpy(out, values, sizeof(float) * static_cast<size_t>(width));
 }
@@ -534,7 +534,8 @@ struct TernaryMoE {
     Workspace workspace(Workspace::bytes<int64_t>(in.count * top_k) + Workspace::bytes<float>(in.count * top_k) +
                         Workspace::bytes<float>(in.routed) + Workspace::bytes<Job>(in.total) +
                         Workspace::bytes<int64_t>(rows) + Workspace::bytes<float>(rows) + codes_bytes(rows, H) * 2 +
-                        codes_bytes(rows, F) + Workspace::bytes<float>(rows * widest) * 3);
+                        codes_bytes(rows, F) + Workspace::bytes<float>(rows * widest) +
+                        Workspace::bytes<float>(rows * F) + Workspace::bytes<float>(rows * H));
     if (!workspace.ok()) return error(api, "no memory for %lld tokens", static_cast<long long>(in.count));
     int64_t* chosen = workspace.take<int64_t>(in.count * top_k);
     float* weights = workspace.take<float>(in.count * top_k);
@@ -552,8 +553,8 @@ struct TernaryMoE {
     const Codes gate_codes = take_codes(workspace, rows, H), up_codes = take_codes(workspace, rows, H);
     const Codes down_codes = take_codes(workspace, rows, F);
     float* scratch = workspace.take<float>(rows * widest);
-    float* gate = workspace.take<float>(rows * widest);
-    float* up = workspace.take<float>(rows * widest);
+    float* hidden = workspace.take<float>(rows * F);
+    float* parts = workspace.take<float>(rows * H);
 
     RETURN_IF_ERROR(for_rows(context, jobs, num_jobs, rows, H, [&](const Job& job, int64_t row) {
       const float* x = in.x.floats() + tokens[row] * H;
@@ -569,22 +570,26 @@ struct TernaryMoE {
     RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, f_tiles, 2 * gate_tile, [&](const Job& job, int64_t t) {
       const uint8_t* tile = packed + job.expert * in.packed.shape[1] + t * 2 * gate_tile;
       const float* scales = in.scales.floats() + job.expert * 3;
-      const int64_t width = tile_width(t, F), at = job.begin * F + t * kTileRows;
-      ternary_tile(*kernels, tile, h_tiles, gate_codes.from(job.begin), job.count, scales[0], gate + at, F, width);
-      ternary_tile(*kernels, tile + gate_tile, h_tiles, up_codes.from(job.begin), job.count, scales[1], up + at, F,
-                   width);
+      // Gate and up of a few rows meet in the nearest cache.
+      float gate[kRowsPerCall * kTileRows], up[kRowsPerCall * kTileRows];
+      for_row_blocks(job.count, [&](int64_t first, int64_t count) {
+        const int64_t row = job.begin + first;
+        ternary_tile(*kernels, tile, h_tiles, gate_codes.from(row), count, scales[0], gate, kTileRows, kTileRows);
+        ternary_tile(*kernels, tile + gate_tile, h_tiles, up_codes.from(row), count, scales[1], up, kTileRows,
+                     kTileRows);
+        kernels->gate(gate, up, count * kTileRows, gate_clip, hidden_clip, gate);
+        for (int64_t m = 0; m < count; ++m)
+          store_tile(gate + m * kTileRows, tile_width(t, F), hidden + (row + m) * F + t * kTileRows);
+      });
     }));
 
     RETURN_IF_ERROR(for_rows(context, jobs, num_jobs, rows, F, [&](const Job& job, int64_t row) {
-      float* hidden = gate + row * F;
-      kernels->gate(hidden, up + row * F, F, gate_clip, hidden_clip, hidden);
-      if (in.has_hidden_norm)
-        kernels->rms_norm(hidden, in.hidden_norm.floats() + job.expert * F, F, norm, hidden);
-      down_codes.rows[row] = kernels->quantize(hidden, in.down_norm.floats() + job.expert * F, F, norm, activation,
+      float* h = hidden + row * F;
+      if (in.has_hidden_norm) kernels->rms_norm(h, in.hidden_norm.floats() + job.expert * F, F, norm, h);
+      down_codes.rows[row] = kernels->quantize(h, in.down_norm.floats() + job.expert * F, F, norm, activation,
                                                scratch + row * widest, down_codes.codes + row * down_codes.stride);
     }));
 
-    float* parts = up;  // rows x H; the products of `up` have been used
     RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, h_tiles, down_tile, [&](const Job& job, int64_t t) {
       const uint8_t* tile = packed + job.expert * in.packed.shape[1] + gate_up_bytes(in) + t * down_tile;
       ternary_tile(*kernels, tile, f_tiles, down_codes.from(job.begin), job.count,
