@@ -73,6 +73,14 @@ def test_unknown_names_list_the_known_ones(tmp_path, monkeypatch):
     refused("models/mine.ember", "no such bundle")
 
 
+def test_a_folder_of_the_same_name_does_not_hide_the_built_in_model(tmp_path, monkeypatch, bundle):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spark").mkdir()
+    assert open_bundle("spark").manifest.name == "spark"
+    shutil.copytree(bundle, tmp_path / "spark", dirs_exist_ok=True)  # but a bundle there is what is meant
+    assert open_bundle("spark").manifest.name == open_bundle(bundle).manifest.name
+
+
 def test_a_bundle_in_the_users_folder_has_a_name(bundle, monkeypatch):
     monkeypatch.setenv("EMBERNET_HOME", str(bundle.parent))
     assert bundle_names()["copy"] == bundle
