@@ -1,4 +1,4 @@
-// Plain C++: runs everywhere and says what the others do. Loops over eight lanes are what compilers turn into vectors.
+// Plain C++: runs everywhere and says what the others do. Its loops are such as compilers turn into vectors.
 #include "arithmetic.h"
 
 namespace embernet {
@@ -6,17 +6,15 @@ namespace embernet {
 // A product of a code 0..2 and |a| <= 128 is at most 256, a lane adds four per group: an int16 holds 127 products.
 constexpr int64_t kGroupsPerFlush = 31;
 
-// Byte i of a group: row i / 4, inputs i % 4 + 0, 4, 8, 12.
-static void add_ternary_group(const uint8_t* group, const int8_t* codes, int16_t (&sums)[kGroupBytes]) {
-  for (int p = 0; p < 4; ++p) {
-    int16_t a[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) a[j] = codes[4 * p + j % 4];
-    for (int64_t i = 0; i < kGroupBytes; i += kLanes)
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const int16_t weight = static_cast<int16_t>(group[i + j] >> (2 * p) & 3);
-        sums[i + j] = static_cast<int16_t>(sums[i + j] + weight * a[j]);
-      }
-  }
+// Adds the products of field p of 16 rows. Byte i of a group: row i / 4, inputs i % 4 + 0, 4, 8, 12.
+template <int p>
+static inline void add_field(const uint8_t* group, const int8_t* codes, int16_t* sums) {
+  const int8_t* four = codes + 4 * p;
+  const int16_t a[kLanes] = {four[0], four[1], four[2], four[3], four[0], four[1], four[2], four[3]};
+  int16_t factors[kGroupBytes];
+  for (int64_t i = 0; i < kGroupBytes; i += kLanes) memcpy(factors + i, a, sizeof a);
+  for (int64_t i = 0; i < kGroupBytes; ++i)
+    sums[i] = static_cast<int16_t>(sums[i] + static_cast<int16_t>(group[i] >> (2 * p) & 3) * factors[i]);
 }
 
 static void ternary(const uint8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
@@ -27,8 +25,14 @@ static void ternary(const uint8_t* tile, int64_t groups, const int8_t* codes, in
     for (int64_t begin = 0; begin < groups; begin += kGroupsPerFlush) {
       const int64_t end = begin + kGroupsPerFlush < groups ? begin + kGroupsPerFlush : groups;
       int16_t sums[kGroupBytes] = {};
-      for (int64_t g = begin; g < end; ++g)
-        add_ternary_group(tile + g * kGroupBytes, codes + m * stride + g * kTernaryInputs, sums);
+      for (int64_t g = begin; g < end; ++g) {
+        const uint8_t* group = tile + g * kGroupBytes;
+        const int8_t* a = codes + m * stride + g * kTernaryInputs;
+        add_field<0>(group, a, sums);
+        add_field<1>(group, a, sums);
+        add_field<2>(group, a, sums);
+        add_field<3>(group, a, sums);
+      }
       for (int64_t i = 0; i < kGroupBytes; ++i) out[i / 4] += sums[i];
     }
   }
