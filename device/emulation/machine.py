@@ -91,14 +91,13 @@ def run(job: Sequence[Mapping[str, Any]], files: Mapping[str, Path], folder: Pat
         "-append",
         f'console=ttyAMA0 quiet panic=-1 realinit="/usr/bin/python3 -m {guest.__name__} {JOB}"',
     ]
-    process = subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
-    )
-    try:
-        return read_results(process.stdout or (), len(job))
-    finally:  # the machine does not outlive whoever reads from it
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            return read_results(process.stdout or (), len(job))
+        finally:  # the machine does not outlive whoever reads from it
+            process.kill()
 
 
 def read_results(console: Iterable[str], expected: int) -> list[Any]:
