@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from embernet.checkpoints import write_text
+from embernet.device.cpu import cpu_name, cpuinfo, system_text
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BUILD = ROOT / "build" / "benchmarks"
@@ -71,18 +74,16 @@ class Record:
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
         say(f"wrote {path}")
 
 
 def machine() -> dict[str, Any]:
     """This machine and what runs on it. Sizes in bytes."""
-    cpu = _cpu_info()
+    cpu = cpuinfo()
     flags = cpu.get("flags", cpu.get("Features", "")).split()
     return {
-        "cpu": cpu.get("model name") or cpu.get("Model") or platform.machine(),
+        "cpu": cpu_name() or platform.machine(),
         "cpu_family_model_stepping": [cpu.get(key) for key in ("cpu family", "model", "stepping")],
         "architecture": platform.machine(),
         "instruction_sets": sorted(f for f in flags if f.startswith(_FLAGS)),
@@ -90,7 +91,7 @@ def machine() -> dict[str, Any]:
         "hypervisor": "hypervisor" in flags,
         "caches": _caches(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "governor": system_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "kernel": platform.release(),
         "compiler": _first_line(os.environ.get("CXX", "c++"), "--version"),
         "python": platform.python_version(),
@@ -99,31 +100,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu_info() -> dict[str, str]:
-    """Fields of the first processor, and of the board where there are some."""
-    fields: dict[str, str] = {}
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(key.strip(), value.strip())
-    return fields
-
-
 def _caches() -> dict[str, str]:
     """Caches of the first core: L1d, L2, L3 -> size as the system writes it."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind = _read(index / "level"), _read(index / "type")
+        level, kind = system_text(index / "level"), system_text(index / "type")
         if kind != "Instruction":
-            found[f"L{level}{'d' if kind == 'Data' else ''}"] = _read(index / "size") or "unknown"
+            found[f"L{level}{'d' if kind == 'Data' else ''}"] = system_text(index / "size") or "unknown"
     return found
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
 
 
 def _first_line(*command: str) -> str | None:

@@ -19,7 +19,7 @@ import embernet.runtime.session  # noqa: F401  (imports the engine, so that load
 from embernet import __version__
 from embernet.device.bandwidth import ReadBandwidth, read_bandwidth
 from embernet.device.cpu import cpu_name, is_emulated, physical_cores
-from embernet.device.memory import MemoryUse, memory_use
+from embernet.device.memory import MemoryUse, memory_use, read_into_page_cache
 from embernet.errors import InputError
 from embernet.runtime.bundle import WEIGHTS_FILE, open_bundle
 from embernet.runtime.generation import generate
@@ -190,10 +190,7 @@ def _median_ms(samples_ns: Sequence[int]) -> float:
 def _load_warm(path_or_name: str, threads: int | None, hugepages: bool) -> Model:
     """Load with every file in the page cache; the engine is imported already. So load_ms is of the sessions alone."""
     bundle = open_bundle(path_or_name)
-    for name in bundle.manifest.files:
-        with open(bundle.path / name, "rb") as file:
-            while file.read(1 << 20):
-                pass
+    read_into_page_cache(bundle.path / name for name in bundle.manifest.files)
     return load(path_or_name, threads=threads, hugepages=hugepages)
 
 

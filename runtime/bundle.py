@@ -151,9 +151,11 @@ def model_folder() -> Path:
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
     """The directory of a bundle given by path or by name; BundleError lists the names if there is none."""
     path, text = Path(path_or_name), os.fspath(path_or_name)
+    if (path / MANIFEST_FILE).is_file():
+        return path
     names = bundle_names()
     # A folder that happens to have a bundle's name, such as the checkpoint it was made of, does not hide the bundle.
-    if path.exists() and (text not in names or (path / MANIFEST_FILE).is_file()):
+    if path.exists() and text not in names:
         return path
     if text in names:
         return names[text]

@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from embernet.device.memory import read_into_page_cache
 from embernet.runtime import load
 from embernet.runtime.bundle import Bundle, open_bundle
 from embernet.runtime.image import load_image, preprocess
@@ -50,7 +51,7 @@ def tokens(bundle: str, images: list[str], input_ids: list[int], new_tokens: int
 
 def stages(bundle: str, image: str, input_ids: list[int], new_tokens: int, repeats: int) -> dict[str, Any]:
     """Millions of instructions per stage with one thread, warm; positions of the prefill; greedy ids that follow."""
-    read_all(Path(bundle))
+    read_into_page_cache(Path(bundle).iterdir())
     model = load(bundle, threads=1)
     rgb = load_image(image).rgb
     pixels = preprocess(rgb, model.manifest.image)
@@ -77,7 +78,7 @@ def stages(bundle: str, image: str, input_ids: list[int], new_tokens: int, repea
 def vision_graph(bundle: str, graph: str, image: str, repeats: int) -> float:
     """Millions of instructions of another vision graph for the same model and image."""
     manifest = open_bundle(bundle).manifest
-    read_all(Path(graph).parent)
+    read_into_page_cache(Path(graph).parent.iterdir())
     shape = (1, manifest.config["num_image_tokens"], manifest.config["hidden_size"])
     inputs = {"pixel_values": preprocess(load_image(image).rgb, manifest.image)}
     session = Graph(Path(graph), Path(graph + ".data"), 1)
@@ -89,7 +90,7 @@ def operators(
     bundle: str, image: str, input_ids: list[int], new_ids: list[int]
 ) -> dict[str, list[tuple[str, int, float]]]:
     """Per stage: operator with the shapes of its inputs, how often it ran, millions of instructions; largest first."""
-    read_all(Path(bundle))
+    read_into_page_cache(Path(bundle).iterdir())
     plain = ort.SessionOptions
     ort.SessionOptions = ProfilingOptions
     try:
@@ -114,14 +115,6 @@ def operators(
 def read_pixels(bundle: Bundle, image: str) -> NDArray[np.float32]:
     """pixel_values (1, 3, S, S) of an image, or an array of them that is stored as it is."""
     return np.load(image) if image.endswith(".npy") else preprocess(load_image(image).rgb, bundle.manifest.image)
-
-
-def read_all(folder: Path) -> None:
-    """Bring the files of a folder into memory, so that no instruction is counted while a disk is waited for."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            while file.read(2**20):
-                pass
 
 
 def measure(work: Callable[[], object], repeats: int) -> float:
