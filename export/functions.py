@@ -2,7 +2,7 @@
 """The operators of `ai.embernet`, version 1, as ONNX functions: what a runtime without the native library executes.
 
 `embernet.runtime.reference` is the definition and docs/operators.md explains it; names follow both. The bodies are
-onnxscript: Python syntax that is translated to a graph and never run as Python.
+onnxscript: Python syntax that is translated to a graph and never run as Python. Attention is ONNX Runtime's own there.
 
 T rows, K inputs, N outputs; Kp, Np: the same, padded to whole groups of 16. X experts with the shared one, E without.
 """
@@ -13,8 +13,10 @@ from onnxscript import script, values
 
 DOMAIN = "ai.embernet"
 OPSET = 21
+OPSETS = {"": OPSET, DOMAIN: 1, "com.microsoft": 1}
 
 ember = values.Opset(DOMAIN, 1)
+microsoft = values.Opset("com.microsoft", 1)
 
 
 @script(ember)
@@ -62,6 +64,29 @@ def TernaryProduct(codes, packed):
 
 
 @script(ember)
+def TernaryLinear(
+    x,
+    norm_weight,
+    weight,
+    scale,
+    out_features,
+    norm_eps: float,
+    norm_input_clip: float,
+    norm_output_clip: float,
+    activation_bits: int,
+    activation_clip: float,
+    activation_floor: float,
+):
+    """BitLinear; out_features is a tensor of shape (1)."""
+    normed = ember.RmsNorm(x, norm_weight, eps=norm_eps, input_clip=norm_input_clip, output_clip=norm_output_clip)
+    rows = op.Reshape(normed, op.Concat([-1], op.Shape(norm_weight), axis=0))
+    codes, step = ember.QuantizeRows(rows, bits=activation_bits, clip=activation_clip, floor=activation_floor)
+    product = op.Slice(ember.TernaryProduct(codes, weight), [0], out_features, [1])
+    y = product * (step * scale)
+    return op.Reshape(y, op.Concat(op.Shape(x, end=-1), out_features, axis=0))
+
+
+@script(ember)
 def BitLinear(
     x,
     norm_weight,
@@ -75,13 +100,19 @@ def BitLinear(
     activation_clip: float = 128.0,
     activation_floor: float = 1e-5,
 ):
-    normed = ember.RmsNorm(x, norm_weight, eps=norm_eps, input_clip=norm_input_clip, output_clip=norm_output_clip)
-    rows = op.Reshape(normed, op.Concat([-1], op.Shape(norm_weight), axis=0))
-    codes, step = ember.QuantizeRows(rows, bits=activation_bits, clip=activation_clip, floor=activation_floor)
-    width = op.Reshape(op.Constant(value_int=out_features), [1])
-    product = op.Slice(ember.TernaryProduct(codes, weight), [0], width, [1])
-    y = product * (step * scale)
-    return op.Reshape(y, op.Concat(op.Shape(x, end=-1), width, axis=0))
+    return ember.TernaryLinear(
+        x,
+        norm_weight,
+        weight,
+        scale,
+        op.Reshape(op.Constant(value_int=out_features), [1]),
+        norm_eps=norm_eps,
+        norm_input_clip=norm_input_clip,
+        norm_output_clip=norm_output_clip,
+        activation_bits=activation_bits,
+        activation_clip=activation_clip,
+        activation_floor=activation_floor,
+    )
 
 
 @script(ember)
@@ -98,6 +129,25 @@ def Int8Linear(x, weight, scale, bias):
     product = op.Slice(op.Gemm(padded, matrix, transB=1), [0], width, [1])
     y = product * (step * scale) + bias
     return op.Reshape(y, op.Concat(op.Shape(x, end=-1), width, axis=0))
+
+
+@script(ember)
+def Int8Embedding(ids, weight, scale, embedding_size: int):
+    # R16K4 seen as (tile, group, row, input): a row of the table is one 4-byte piece of every group.
+    tiles = op.Reshape(weight, [0, 0, 16, 4])
+    groups = op.Shape(weight, start=1, end=2)
+    row_index = op.Unsqueeze(ids, [-1])
+    index_shape = op.Concat(op.Shape(ids), groups, axis=0)
+    indices = op.Concat(
+        op.Unsqueeze(op.Expand(row_index / 16, index_shape), [-1]),
+        op.Unsqueeze(op.Expand(op.Range(0, op.Squeeze(groups), 1), index_shape), [-1]),
+        op.Unsqueeze(op.Expand(op.Mod(row_index, 16), index_shape), [-1]),
+        axis=-1,
+    )
+    pieces = op.Cast(op.GatherND(tiles, indices), to=1)  # (..., groups, 4)
+    flat = op.Reshape(pieces, op.Concat(op.Shape(ids), groups * 4, axis=0))
+    values = op.Slice(flat, [0], op.Reshape(op.Constant(value_int=embedding_size), [1]), [-1])
+    return values * op.Gather(scale, row_index)
 
 
 @script(ember)
@@ -157,6 +207,7 @@ def Expert(
 @script(ember)
 def TernaryMoE(
     x,
+    input_norm,
     router_weight,
     router_bias,
     gate_norm,
@@ -166,6 +217,9 @@ def TernaryMoE(
     scales,
     packed,
     top_k: int,
+    input_norm_eps: float = 1e-5,
+    input_norm_input_clip: float = 100.0,
+    input_norm_output_clip: float = 10.0,
     norm_eps: float = 1e-5,
     norm_input_clip: float = 100.0,
     norm_output_clip: float = 10.0,
@@ -176,7 +230,14 @@ def TernaryMoE(
     hidden_clip: float = 1000.0,
     output_clip: float = 1e4,
 ):
-    rows = op.Reshape(x, op.Concat([-1], op.Shape(router_weight, start=1), axis=0))
+    normed = ember.RmsNorm(
+        x,
+        input_norm,
+        eps=input_norm_eps,
+        input_clip=input_norm_input_clip,
+        output_clip=input_norm_output_clip,
+    )
+    rows = op.Reshape(normed, op.Concat([-1], op.Shape(router_weight, start=1), axis=0))
     logits64 = op.MatMul(op.Cast(rows, to=11), op.Transpose(op.Cast(router_weight, to=11), perm=[1, 0]))
     logits = op.Cast(logits64 + op.Cast(router_bias, to=11), to=1)
     k = op.Reshape(op.Constant(value_int=top_k), [1])
@@ -215,17 +276,142 @@ def TernaryMoE(
             part = y - y
         y = y + part
 
-    y = op.Reshape(op.Clip(y, -output_clip, output_clip), op.Shape(x))
+    y = x + op.Reshape(op.Clip(y, -output_clip, output_clip), op.Shape(x))
     lead = op.Concat(op.Shape(x, end=-1), k, axis=0)
     return y, op.Reshape(chosen, lead), op.Reshape(weights, lead)
+
+
+@script(ember)
+def TernaryAttention(
+    x,
+    input_norm,
+    norms,
+    scales,
+    query,
+    key,
+    value,
+    out,
+    past_key,
+    past_value,
+    seqlens_k,
+    total_sequence_length,
+    cos_cache,
+    sin_cache,
+    num_heads: int,
+    kv_num_heads: int,
+    input_norm_eps: float = 1e-5,
+    input_norm_input_clip: float = 100.0,
+    input_norm_output_clip: float = 10.0,
+    norm_eps: float = 1e-5,
+    norm_input_clip: float = 100.0,
+    norm_output_clip: float = 10.0,
+    activation_bits: int = 8,
+    activation_clip: float = 128.0,
+    activation_floor: float = 1e-5,
+):
+    h = ember.RmsNorm(
+        x,
+        input_norm,
+        eps=input_norm_eps,
+        input_clip=input_norm_input_clip,
+        output_clip=input_norm_output_clip,
+    )
+    hidden = op.Shape(input_norm)
+    kv_size = op.Shape(past_key, start=1, end=2) * op.Shape(past_key, start=3, end=4)
+    q = ember.TernaryLinear(
+        h,
+        op.Gather(norms, 0),
+        query,
+        op.Gather(scales, 0),
+        hidden,
+        norm_eps=norm_eps,
+        norm_input_clip=norm_input_clip,
+        norm_output_clip=norm_output_clip,
+        activation_bits=activation_bits,
+        activation_clip=activation_clip,
+        activation_floor=activation_floor,
+    )
+    k = ember.TernaryLinear(
+        h,
+        op.Gather(norms, 1),
+        key,
+        op.Gather(scales, 1),
+        kv_size,
+        norm_eps=norm_eps,
+        norm_input_clip=norm_input_clip,
+        norm_output_clip=norm_output_clip,
+        activation_bits=activation_bits,
+        activation_clip=activation_clip,
+        activation_floor=activation_floor,
+    )
+    v = ember.TernaryLinear(
+        h,
+        op.Gather(norms, 2),
+        value,
+        op.Gather(scales, 2),
+        kv_size,
+        norm_eps=norm_eps,
+        norm_input_clip=norm_input_clip,
+        norm_output_clip=norm_output_clip,
+        activation_bits=activation_bits,
+        activation_clip=activation_clip,
+        activation_floor=activation_floor,
+    )
+    attended, present_key, present_value = microsoft.GroupQueryAttention(
+        q,
+        k,
+        v,
+        past_key,
+        past_value,
+        seqlens_k,
+        total_sequence_length,
+        cos_cache,
+        sin_cache,
+        num_heads=num_heads,
+        kv_num_heads=kv_num_heads,
+        do_rotary=1,
+    )
+    y = ember.TernaryLinear(
+        attended,
+        op.Gather(norms, 3),
+        out,
+        op.Gather(scales, 3),
+        hidden,
+        norm_eps=norm_eps,
+        norm_input_clip=norm_input_clip,
+        norm_output_clip=norm_output_clip,
+        activation_bits=activation_bits,
+        activation_clip=activation_clip,
+        activation_floor=activation_floor,
+    )
+    return x + y, present_key, present_value
+
+
+@script(ember)
+def MultiHeadAttention(query, key, value, num_heads: int):
+    return op.Cast(microsoft.MultiHeadAttention(query, key, value, num_heads=num_heads), to=1)
 
 
 def operator_functions() -> list[onnx.FunctionProto]:
     """The function bodies of every operator."""
     protos = []
-    for function in (RmsNorm, QuantizeRows, TernaryProduct, BitLinear, Int8Linear, Expert, TernaryMoE):
+    functions = (
+        RmsNorm,
+        QuantizeRows,
+        TernaryProduct,
+        TernaryLinear,
+        BitLinear,
+        Int8Linear,
+        Int8Embedding,
+        Expert,
+        TernaryMoE,
+        TernaryAttention,
+        MultiHeadAttention,
+    )
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+    for function in functions:
         proto = function.to_function_proto()
         del proto.opset_import[:]  # onnxscript overlooks calls inside a loop
-        proto.opset_import.extend([onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)])
+        proto.opset_import.extend(imports)
         protos.append(proto)
     return protos

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass
 
 from embernet import __version__
-from embernet.export.functions import DOMAIN, OPSET, operator_functions
+from embernet.export.functions import OPSETS, operator_functions
 from embernet.export.weights import WeightsWriter
 from embernet.runtime.bundle import WEIGHTS_FILE
 
@@ -23,7 +23,7 @@ class GraphBuilder:
     """Builds one graph. Inputs of `op` are values, or arrays and numbers that become inline constants."""
 
     def __init__(self, name: str, weights: WeightsWriter) -> None:
-        self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": OPSET, DOMAIN: 1, "com.microsoft": 1})
+        self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports=OPSETS)
         self._weights = weights
         self._scope: list[str] = [""]
         self._names: dict[str, int] = {}

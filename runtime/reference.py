@@ -104,6 +104,11 @@ def int8_linear(x: Float, weight: NDArray[np.int8], scale: Float, bias: Float) -
     return _integer_product(codes, unpack_int8(weight, scale.shape[0], x.shape[-1])) * (step * scale) + bias
 
 
+def int8_embedding(ids: NDArray[np.int64], weight: NDArray[np.int8], scale: Float, embedding_size: int) -> Float:
+    """ids (...), weight R16K4, scale (V,) -> (..., embedding_size): rows of a table as Int8Linear has it."""
+    return unpack_int8(weight, scale.shape[0], embedding_size)[ids] * scale[ids][..., None]
+
+
 @dataclass(frozen=True)
 class ExpertWeights:
     """Inputs of TernaryMoE that hold the experts; X = E experts, then the shared one if there is one.
@@ -141,19 +146,21 @@ def route(x: Float, router_weight: Float, router_bias: Float, top_k: int) -> tup
 
 def ternary_moe(
     x: Float,
+    input_norm_weight: Float,
     router_weight: Float,
     router_bias: Float,
     experts: ExpertWeights,
     top_k: int,
+    input_norm: Norm,
     norm: Norm,
     activation: Activation,
     clips: ExpertClips,
 ) -> tuple[Float, NDArray[np.int64], Float]:
     """x (..., H) -> y (..., H), chosen experts (..., top_k), their weights (..., top_k).
 
-    y = clip(sum over chosen experts, in ascending order, of weight * expert(x), + shared(x))
+    h = rms_norm(x); y = x + clip(sum over chosen experts, in ascending order, of weight * expert(h), + shared(h))
     """
-    tokens = x.reshape(-1, x.shape[-1])
+    tokens = rms_norm(x.reshape(-1, x.shape[-1]), input_norm_weight, input_norm)
     chosen, weights = route(tokens, router_weight, router_bias, top_k)
     y = np.zeros_like(tokens)
     num_experts = router_weight.shape[0]
@@ -167,7 +174,7 @@ def ternary_moe(
             y[rows] += mix * expert(tokens[rows], experts, index, norm, activation, clips)
     y = np.clip(y, np.float32(-clips.output), np.float32(clips.output))
     lead = x.shape[:-1]
-    return y.reshape(x.shape), chosen.reshape(*lead, top_k), weights.reshape(*lead, top_k)
+    return x + y.reshape(x.shape), chosen.reshape(*lead, top_k), weights.reshape(*lead, top_k)
 
 
 def expert(
@@ -188,3 +195,114 @@ def expert(
     if experts.hidden_norm.shape == experts.down_norm.shape:
         hidden = rms_norm(hidden, experts.hidden_norm[index], norm)
     return linear(hidden, experts.down_norm[index], down_codes, scales[2])
+
+
+def multi_head_attention(query: Float, key: Float, value: Float, num_heads: int) -> Float:
+    """query (B, T, H), key and value (B, S, H) -> (B, T, H): softmax(q k / sqrt(size)) v in each of num_heads heads."""
+    q, k, v = (_heads(x, num_heads) for x in (query, key, value))
+    return _merge(_softmax(q @ k.swapaxes(-1, -2) / np.sqrt(np.float32(q.shape[-1]))) @ v)
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """Inputs of TernaryAttention that hold weights, of the query, key, value and output projections in this order.
+
+    norms (4, H), scales (4,); query R16K16 (H, H), key and value R16K16 (kv_num_heads * D, H), out R16K16 (H, H).
+    """
+
+    norms: Float
+    scales: Float
+    query: NDArray[np.uint8]
+    key: NDArray[np.uint8]
+    value: NDArray[np.uint8]
+    out: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class AttentionCache:
+    """Inputs of TernaryAttention about positions.
+
+    past_key, past_value (B, kv_num_heads, P, D); seqlens_k (B,): the length with the new tokens, less 1;
+    total_sequence_length (): the longest length; cos, sin (positions, D/2).
+    """
+
+    past_key: Float
+    past_value: Float
+    seqlens_k: NDArray[np.int32]
+    total_sequence_length: np.int32
+    cos: Float
+    sin: Float
+
+
+def ternary_attention(
+    x: Float,
+    input_norm_weight: Float,
+    weights: AttentionWeights,
+    cache: AttentionCache,
+    num_heads: int,
+    kv_num_heads: int,
+    input_norm: Norm,
+    norm: Norm,
+    activation: Activation,
+) -> tuple[Float, Float, Float]:
+    """x (B, T, H) -> x + attention (B, T, H), present_key and present_value (B, kv_num_heads, max(P, total), D)."""
+    H = x.shape[-1]
+    kv_size = kv_num_heads * H // num_heads
+    h = rms_norm(x, input_norm_weight, input_norm)
+
+    def linear(h: Float, part: int, packed: NDArray[np.uint8], size: int) -> Float:
+        return bit_linear(h, weights.norms[part], packed, weights.scales[part], size, norm, activation)
+
+    q, k, v = linear(h, 0, weights.query, H), linear(h, 1, weights.key, kv_size), linear(h, 2, weights.value, kv_size)
+    y, present_key, present_value = group_query_attention(q, k, v, cache, num_heads, kv_num_heads)
+    return x + linear(y, 3, weights.out, H), present_key, present_value
+
+
+def group_query_attention(
+    query: Float, key: Float, value: Float, cache: AttentionCache, num_heads: int, kv_num_heads: int
+) -> tuple[Float, Float, Float]:
+    """query (B, T, num_heads * D), key and value (B, T, kv_num_heads * D) -> y (B, T, num_heads * D) and the cache.
+
+    Queries and keys are turned by their position. Token t of a sequence sees the past and the new tokens 0..t.
+    Where T is the total length there is no past: the sequences are read from their start, and those that are shorter
+    are padded on the right.
+    """
+    q, k, v = _heads(query, num_heads), _heads(key, kv_num_heads), _heads(value, kv_num_heads)
+    B, _, T, D = q.shape
+    total = int(cache.total_sequence_length)
+    y = np.empty((B, num_heads, T, D), np.float32)
+    missing = ((0, 0), (0, 0), (0, max(0, total - cache.past_key.shape[2])), (0, 0))
+    present_key, present_value = np.pad(cache.past_key, missing), np.pad(cache.past_value, missing)
+    for b in range(B):
+        past = 0 if total == T else int(cache.seqlens_k[b]) + 1 - T
+        end = past + T
+        cos, sin = cache.cos[past:end], cache.sin[past:end]
+        present_key[b, :, past:end] = _turn(k[b], cos, sin)
+        present_value[b, :, past:end] = v[b]
+        group = num_heads // kv_num_heads
+        keys, values = (np.repeat(present[b, :, :end], group, axis=0) for present in (present_key, present_value))
+        scores = _turn(q[b], cos, sin) @ keys.swapaxes(-1, -2) / np.sqrt(np.float32(D))
+        is_later = np.arange(end) > np.arange(past, end)[:, None]
+        y[b] = _softmax(np.where(is_later, np.float32(-np.inf), scores)) @ values
+    return _merge(y), present_key, present_value
+
+
+def _turn(x: Float, cos: Float, sin: Float) -> Float:
+    """x (..., T, D), cos and sin (T, D/2): rotate each pair of dimensions i and i + D/2."""
+    first, second = np.split(x, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _softmax(scores: Float) -> Float:
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _heads(x: Float, num_heads: int) -> Float:
+    """(B, T, heads * D) -> (B, heads, T, D)"""
+    return x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
+
+
+def _merge(x: Float) -> Float:
+    """(B, heads, T, D) -> (B, T, heads * D)"""
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)

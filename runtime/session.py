@@ -112,7 +112,7 @@ def _run_options(shrink: bool) -> ort.RunOptions | None:
 class Binding:
     """Caller-owned contiguous arrays as inputs and outputs of a graph: nothing is copied in or out.
 
-    An input and an output may be the same array; GroupQueryAttention then appends to its cache in place.
+    An input and an output may be the same array; TernaryAttention then appends to its cache in place.
     """
 
     def __init__(self, graph: Graph) -> None:

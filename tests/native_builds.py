@@ -119,6 +119,15 @@ class KernelDriver:
         self._send(4, gate.size, gate, up)
         return self._receive(np.float32, gate.size)
 
+    def attend(
+        self, queries: NDArray[np.float32], keys: NDArray[np.float32], values: NDArray[np.float32], visible: list[int]
+    ) -> NDArray[np.float32]:
+        """queries (rows, size), keys and values (count, size); row m sees the first visible[m] keys -> (rows, size)"""
+        rows, size = queries.shape
+        self._send(5, rows, size, len(keys), queries, keys, values, np.array(visible, np.int64))
+        width = -(-size // 16) * 16
+        return self._receive(np.float32, rows * width).reshape(rows, width)[:, :size]
+
     def _multiply(self, operation: int, tile: NDArray, codes: NDArray[np.int8]) -> NDArray[np.int32]:
         padded = _pad(codes)
         self._send(operation, len(tile), *padded.shape, tile, padded, codes.sum(axis=1, dtype=np.int32))

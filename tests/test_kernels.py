@@ -117,3 +117,34 @@ def test_the_gate_is_the_same_everywhere_and_right(kernels: KernelDriver, portab
     expected = np.clip(clipped / (1 + np.exp(-clipped)) * up, -1000, 1000)
     np.testing.assert_allclose(hidden, expected, rtol=1e-6, atol=1e-12)
     assert (hidden == portable.gate(gate, up)).all()
+
+
+@given(data=st.data())
+@EXAMPLES
+def test_attention_is_the_same_everywhere_and_right(
+    kernels: KernelDriver, portable: KernelDriver, data: st.DataObject
+) -> None:
+    rows, size, count = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    queries = (rng.standard_normal((rows, size)) * rng.choice([0.1, 1, 10])).astype(np.float32)
+    keys, values = rng.standard_normal((2, count, size)).astype(np.float32)
+    visible = np.sort(rng.integers(1, count + 1, rows)).tolist()
+    out = kernels.attend(queries, keys, values, visible)
+    for m, seen in enumerate(visible):
+        scores = keys[:seen].astype(np.float64) @ queries[m]
+        shares = np.exp(scores - scores.max())
+        # A score is a sum of `size` rounded products; exp turns its error into a relative one of the shares.
+        error = 1e-6 * (1 + size * np.abs(queries[m]).max())
+        expected = shares @ values[:seen].astype(np.float64) / shares.sum()
+        np.testing.assert_allclose(out[m], expected, rtol=error, atol=error)
+    assert (out == portable.attend(queries, keys, values, visible)).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+def test_extreme_attention_does_not_disturb(kernels: KernelDriver, value: float) -> None:
+    rng = np.random.default_rng(0)
+    queries, keys, values = rng.standard_normal((3, 20, 24)).astype(np.float32)
+    expected = kernels.attend(queries, keys, values, [20] * 20)
+    queries[3] = value
+    out = kernels.attend(queries, keys, values, [20] * 20)
+    assert (np.delete(out, 3, axis=0) == np.delete(expected, 3, axis=0)).all()

@@ -12,34 +12,37 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from embernet.export.functions import DOMAIN, OPSET, operator_functions
+from embernet.export.functions import DOMAIN, OPSET, OPSETS, operator_functions
 from embernet.runtime import reference
 from embernet.runtime.native_library import FUNCTION_BODIES, find_library, supported_isas
 from embernet.runtime.packing import pack_expert, pack_int8, pack_ternary
 
-NORM = reference.Norm()
+NORM, INPUT_NORM = reference.Norm(), reference.Norm(1e-6, 90.0, 9.0)
 FEW = settings(deadline=None, max_examples=15)
 LIBRARY = os.environ.get("EMBERNET_TEST_LIBRARY") or find_library()  # test_sanitizers.py has one of its own
 EVERY_ENGINE = pytest.mark.parametrize("isa", [FUNCTION_BODIES, *supported_isas()])
 
 
-def model_of(op_type: str, inputs: dict[str, np.ndarray], attributes: dict, outputs: list[int]) -> onnx.ModelProto:
-    """A model of one node; outputs are their element types."""
+def model_of(
+    op_type: str, inputs: dict[str, np.ndarray], attributes: dict, outputs: list[int], ranks: list[int] | None = None
+) -> onnx.ModelProto:
+    """A model of one node; outputs are their element types, and all have the rank of the first input unless told."""
     values = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         for name, array in inputs.items()
     ]
     names = [f"output_{i}" for i in range(len(outputs))]
-    rank = next(iter(inputs.values())).ndim
+    ranks = ranks or [next(iter(inputs.values())).ndim] * len(outputs)
     results = [
         helper.make_tensor_value_info(name, kind, [f"{name}_{i}" for i in range(rank)])
-        for name, kind in zip(names, outputs, strict=True)
+        for name, kind, rank in zip(names, outputs, ranks, strict=True)
     ]
     node = helper.make_node(op_type, list(inputs), names, domain=DOMAIN, **attributes)
     model = helper.make_model(
         helper.make_graph([node], "one", values, results),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-        functions=operator_functions(),
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in OPSETS.items()],
+        # The reference evaluator refuses a model with operators of ONNX Runtime, even if they are not used.
+        functions=[f for f in operator_functions() if f.name == op_type or "Attention" not in f.name],
         ir_version=10,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -144,16 +147,18 @@ def test_ternary_moe(isa, sizes, num_experts, rows, shared, hidden_norm, bits):
     )
     inputs = {
         "x": normal(2, rows, hidden),
+        "input_norm": normal(hidden),
         "router_weight": normal(num_experts, hidden),
         "router_bias": normal(num_experts),
     }
     attributes = {"top_k": 2} | prefixed("norm", NORM) | prefixed("activation", activation)
+    attributes |= prefixed("input_norm", INPUT_NORM)
     attributes |= {f"{name}_clip": value for name, value in asdict(clips).items()}
     kinds = [TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT]
     model = model_of("TernaryMoE", inputs | vars(weights), attributes, kinds)
     y, chosen, mix = run(model, inputs | vars(weights), isa)
     expected_y, expected_chosen, expected_mix = reference.ternary_moe(
-        *inputs.values(), weights, 2, NORM, activation, clips
+        *inputs.values(), weights, 2, INPUT_NORM, NORM, activation, clips
     )
     np.testing.assert_array_equal(chosen, expected_chosen)
     np.testing.assert_allclose(mix, expected_mix, atol=1e-6)
@@ -161,6 +166,115 @@ def test_ternary_moe(isa, sizes, num_experts, rows, shared, hidden_norm, bits):
     one_code = np.abs(weights.scales[:, 2]).max() * np.abs(weights.down_norm).max() * 10 / (2 ** (bits - 1) - 1)
     np.testing.assert_allclose(y, expected_y, atol=max(1e-5, 2.1 * one_code))
     assert np.median(np.abs(y - expected_y)) < 1e-5
+
+
+@EVERY_ENGINE
+@FEW
+@given(st.integers(1, 40), st.integers(1, 60), st.lists(st.integers(0, 200), max_size=7))
+def test_int8_embedding(isa, vocabulary, size, ids):
+    codes, scale = reference.quantize_int8(np.random.default_rng(size).standard_normal((vocabulary, size), np.float32))
+    inputs = {"ids": np.array(ids, np.int64)[None] % vocabulary, "weight": pack_int8(codes), "scale": scale}
+    model = model_of("Int8Embedding", inputs, {"embedding_size": size}, [TensorProto.FLOAT], ranks=[3])
+    y = run(model, inputs, isa)[0]
+    np.testing.assert_array_equal(y, codes[inputs["ids"]] * scale[inputs["ids"]][..., None])
+    np.testing.assert_array_equal(y, reference.int8_embedding(*inputs.values(), size))
+
+
+@EVERY_ENGINE
+@FEW
+@given(
+    st.integers(1, 2), st.integers(1, 30), st.integers(1, 40), st.integers(1, 3), st.sampled_from([1, 5, 16, 20, 64])
+)
+def test_multi_head_attention(isa, batch, tokens, keys, num_heads, size):
+    rng = np.random.default_rng([batch, tokens, keys, num_heads, size])
+    inputs = {
+        name: rng.standard_normal((batch, rows, num_heads * size), np.float32)
+        for name, rows in (("query", tokens), ("key", keys), ("value", keys))
+    }
+    model = model_of("MultiHeadAttention", inputs, {"num_heads": num_heads}, [TensorProto.FLOAT])
+    expected = reference.multi_head_attention(*inputs.values(), num_heads)
+    np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def attention_inputs(
+    batch: int, tokens: int, past: int, group: int, kv_heads: int, size: int, bits: int = 8, room: int | None = 3
+) -> tuple[dict[str, np.ndarray], dict]:
+    """A TernaryAttention: a first prompt with padding, or new tokens after up to `past` positions.
+
+    room: of the cache, beside the new tokens; None = for the past alone.
+    """
+    rng = np.random.default_rng([batch, tokens, past, group, kv_heads, size])
+    hidden, kv, total = group * kv_heads * size, kv_heads * size, past + tokens
+
+    def matrix(rows: int) -> np.ndarray:
+        return pack_ternary(rng.integers(-1, 2, (rows, hidden)).astype(np.int8))
+
+    rows = past if room is None else total + room
+    cache = rng.standard_normal((2, batch, kv_heads, rows, size), np.float32)
+    lengths = rng.integers(tokens, total + 1, batch) if past else rng.integers(1, tokens + 1, batch)
+    inputs = {
+        "x": rng.standard_normal((batch, tokens, hidden), np.float32),
+        "input_norm": rng.uniform(0.5, 1.5, hidden).astype(np.float32),
+        "norms": rng.uniform(0.5, 1.5, (4, hidden)).astype(np.float32),
+        "scales": rng.uniform(0.02, 0.1, 4).astype(np.float32),
+        "query": matrix(hidden),
+        "key": matrix(kv),
+        "value": matrix(kv),
+        "out": matrix(hidden),
+        "past_key": cache[0],
+        "past_value": cache[1],
+        "seqlens_k": lengths.astype(np.int32) - 1,
+        "total_sequence_length": np.array(total, np.int32),
+        "cos_cache": np.cos(rng.uniform(0, 6, (total + 5, size // 2))).astype(np.float32),
+        "sin_cache": np.sin(rng.uniform(0, 6, (total + 5, size // 2))).astype(np.float32),
+    }
+    attributes = {"num_heads": group * kv_heads, "kv_num_heads": kv_heads} | prefixed("input_norm", INPUT_NORM)
+    attributes |= prefixed("norm", NORM) | prefixed("activation", reference.Activation(bits))
+    return inputs, attributes
+
+
+def attention_reference(inputs: dict[str, np.ndarray], attributes: dict) -> tuple[np.ndarray, ...]:
+    values = list(inputs.values())
+    return reference.ternary_attention(
+        *values[:2],
+        reference.AttentionWeights(*values[2:8]),
+        reference.AttentionCache(*values[8:]),
+        attributes["num_heads"],
+        attributes["kv_num_heads"],
+        INPUT_NORM,
+        NORM,
+        reference.Activation(attributes["activation_bits"]),
+    )
+
+
+@EVERY_ENGINE
+@FEW
+@given(st.data())
+def test_ternary_attention(isa, data):
+    batch, group, kv_heads = (data.draw(st.integers(1, high)) for high in (2, 3, 2))
+    # ONNX Runtime's own operator wants sizes that are multiples of 16, and one new token after the first prompt if
+    # the sequences of a batch differ in length.
+    size = data.draw(st.sampled_from([16, 64] if isa == FUNCTION_BODIES else [2, 6, 16, 20, 64]))
+    past = data.draw(st.integers(0, 30))
+    tokens = data.draw(st.integers(1, 30 if past == 0 or batch == 1 else 1))
+    bits, room = data.draw(st.sampled_from([8, 4])), data.draw(st.sampled_from([None, 0, 3]))
+    inputs, attributes = attention_inputs(batch, tokens, past, group, kv_heads, size, bits, room)
+    if batch == 1:
+        inputs["seqlens_k"][:] = past + tokens - 1
+    kinds = [TensorProto.FLOAT] * 3
+    results = run(model_of("TernaryAttention", inputs, attributes, kinds, ranks=[3, 4, 4]), inputs, isa)
+    expected = attention_reference(inputs, attributes)
+    # A bit of the attention may move one code of the output projection.
+    one_code = inputs["scales"][3] * inputs["norms"][3].max() * 10 / (2 ** (bits - 1) - 1)
+    for b in range(batch):
+        # What is computed for padding, behind the end of a first prompt, means nothing.
+        begin, end = (0, inputs["seqlens_k"][b] + 1) if past == 0 else (0, tokens)
+        y, expected_y = results[0][b, begin:end], expected[0][b, begin:end]
+        np.testing.assert_allclose(y, expected_y, atol=max(1e-5, 2.1 * one_code))
+        assert np.median(np.abs(y - expected_y)) < 1e-5
+        length = inputs["seqlens_k"][b] + 1
+        for present, expected_present in zip(results[1:], expected[1:], strict=True):
+            np.testing.assert_allclose(present[b, :, :length], expected_present[b, :, :length], atol=1e-5)
 
 
 @EVERY_ENGINE
@@ -197,6 +311,40 @@ def large_inputs(rows: int) -> tuple[dict[str, np.ndarray], dict]:
 
 
 @needs_library
+@pytest.mark.parametrize("tokens", [1, 90])
+def test_threads_and_instruction_sets_change_no_bit_of_attention(tokens):
+    inputs, attributes = attention_inputs(1, tokens, 70, 2, 3, 64)
+    inputs["seqlens_k"][:] = 69 + tokens
+    model = model_of("TernaryAttention", inputs, attributes, [TensorProto.FLOAT] * 3, ranks=[3, 4, 4])
+    results = [run(model, inputs, isa, threads) for isa in supported_isas() for threads in (1, 2, 4)]
+    assert all(np.array_equal(a, b) for result in results for a, b in zip(result, results[0], strict=True))
+
+
+@needs_library
+@pytest.mark.parametrize("isa", supported_isas())
+def test_a_token_gets_the_same_bits_alone_as_among_others(isa):
+    inputs, attributes = attention_inputs(1, 40, 0, 2, 3, 20)
+    inputs["seqlens_k"][:] = 39
+
+    def attend(begin: int, end: int, past: dict[str, np.ndarray]) -> list[np.ndarray]:
+        lengths = {"seqlens_k": np.array([end - 1], np.int32), "total_sequence_length": np.array(end, np.int32)}
+        given = inputs | lengths | past | {"x": inputs["x"][:, begin:end]}
+        return run(
+            model_of("TernaryAttention", given, attributes, [TensorProto.FLOAT] * 3, ranks=[3, 4, 4]), given, isa
+        )
+
+    together = attend(0, 40, {})
+    parts, past = [], {"past_key": inputs["past_key"], "past_value": inputs["past_value"]}
+    for begin, end in ((0, 9), (9, 10), (10, 11), (11, 40)):
+        y, *present = attend(begin, end, past)
+        parts.append(y)
+        past = dict(zip(past, present, strict=True))
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), together[0])
+    for present, expected in zip(past.values(), together[1:], strict=True):
+        np.testing.assert_array_equal(present, expected)
+
+
+@needs_library
 @pytest.mark.parametrize("rows", [1, 7, 150])
 def test_threads_and_instruction_sets_change_no_bit(rows):
     inputs, attributes = large_inputs(rows)
@@ -223,6 +371,7 @@ def small_moe() -> tuple[dict[str, np.ndarray], dict]:
     experts = [pack_expert(*(rng.integers(-1, 2, shape, np.int8) for shape in shapes)) for _ in range(5)]
     inputs = {
         "x": rng.standard_normal((2, 32), np.float32),
+        "input_norm": np.ones(32, np.float32),
         "router_weight": rng.standard_normal((4, 32), np.float32),
         "router_bias": np.zeros(4, np.float32),
         "gate_norm": np.ones((5, 32), np.float32),
@@ -249,8 +398,24 @@ def small_norm() -> tuple[dict[str, np.ndarray], dict]:
     return {"x": np.ones((2, 24), np.float32), "weight": np.ones(24, np.float32)}, {}
 
 
+def small_embedding() -> tuple[dict[str, np.ndarray], dict]:
+    inputs = {
+        "ids": np.array([[3, 19]], np.int64),
+        "weight": np.ones((2, 6, 64), np.int8),
+        "scale": np.ones(20, np.float32),
+    }
+    return inputs, {"embedding_size": 24}
+
+
+def small_heads() -> tuple[dict[str, np.ndarray], dict]:
+    return {name: np.ones((2, 5, 24), np.float32) for name in ("query", "key", "value")}, {"num_heads": 4}
+
+
 WELL_FORMED = {
     "BitLinear": lambda: large_inputs(1),
+    "Int8Embedding": small_embedding,
+    "MultiHeadAttention": small_heads,
+    "TernaryAttention": lambda: attention_inputs(2, 4, 0, 2, 2, 8),  # hidden size 32
     "Int8Linear": small_int8,
     "RmsNorm": small_norm,
     "TernaryMoE": small_moe,
@@ -262,7 +427,8 @@ def run_as_it_is(op_type: str, inputs: dict[str, np.ndarray], attributes: dict) 
     values = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in inputs.items()
     ]
-    node = helper.make_node(op_type, list(inputs), ["y"], domain=DOMAIN, **attributes)
+    outputs = ["y", "present_key", "present_value"] if op_type == "TernaryAttention" else ["y"]
+    node = helper.make_node(op_type, list(inputs), outputs, domain=DOMAIN, **attributes)
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(helper.make_graph([node], "one", values, [output]), opset_imports=opsets, ir_version=10)
@@ -304,6 +470,51 @@ def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
         ("Int8Linear", {"scale": zeros(400)}, {}, "weight does not fit 400"),
         ("Int8Linear", {"bias": zeros(19)}, {}, "bias has 19 elements"),
         ("Int8Linear", {"x": np.array(1.0, np.float32)}, {}, "the last axis of x"),
+        ("Int8Embedding", {"ids": np.array([20], np.int64)}, {}, "id 20 is not in a vocabulary of 20"),
+        ("Int8Embedding", {"ids": np.array([-1], np.int64)}, {}, "id -1 is not in a vocabulary of 20"),
+        ("Int8Embedding", {"weight": zeros(2, 5, 64, dtype=np.int8)}, {}, "weight does not fit 20 outputs and 24"),
+        ("Int8Embedding", {"scale": zeros(33)}, {}, "weight does not fit 33 outputs"),
+        ("Int8Embedding", {}, {"embedding_size": 0}, "embedding_size must be positive"),
+        ("Int8Embedding", {}, {"embedding_size": 2**62}, "weight does not fit"),
+        ("MultiHeadAttention", {"query": zeros(2, 5, 25)}, {}, "query must have three axes"),
+        ("MultiHeadAttention", {"query": zeros(5, 24)}, {}, "query must have three axes"),
+        ("MultiHeadAttention", {"key": zeros(2, 0, 24)}, {}, "at least one row"),
+        ("MultiHeadAttention", {"key": zeros(3, 5, 24)}, {}, r"key must have the shape \(2, 5, 24\)"),
+        ("MultiHeadAttention", {"value": zeros(2, 4, 24)}, {}, r"value must have the shape \(2, 5, 24\)"),
+        ("MultiHeadAttention", {}, {"num_heads": 0}, "num_heads must be positive"),
+        ("MultiHeadAttention", {}, {"num_heads": 2**62}, "query must have three axes"),
+        ("TernaryAttention", {"x": zeros(2, 4, 33)}, {}, "a multiple of num_heads"),
+        ("TernaryAttention", {"x": zeros(4, 32)}, {}, "x must have three axes"),
+        ("TernaryAttention", {"x": zeros(2, 4, 64)}, {}, "input_norm has 32 elements, expected 64"),
+        ("TernaryAttention", {"norms": zeros(3, 32)}, {}, "norms has 96 elements"),
+        ("TernaryAttention", {"scales": zeros(3)}, {}, "scales has 3 elements"),
+        ("TernaryAttention", {"query": zeros(1, 2, 64, dtype=np.uint8)}, {}, "query does not fit 32 outputs"),
+        ("TernaryAttention", {"value": zeros(2, 2, 64, dtype=np.uint8)}, {}, "value does not fit 16 outputs"),
+        ("TernaryAttention", {"past_key": zeros(2, 1, 3, 8)}, {}, "past_key and past_value must have the shape"),
+        ("TernaryAttention", {"past_value": zeros(2, 2, 2, 8)}, {}, "past_key and past_value must have the shape"),
+        ("TernaryAttention", {"past_key": zeros(2, 2, 3)}, {}, "past_key and past_value must have the shape"),
+        ("TernaryAttention", {"seqlens_k": np.array([3], np.int32)}, {}, "seqlens_k has 1 elements"),
+        ("TernaryAttention", {"total_sequence_length": np.array(3, np.int32)}, {}, "total_sequence_length is 3"),
+        ("TernaryAttention", {"total_sequence_length": np.array(10, np.int32)}, {}, "and at most 9 positions"),
+        (
+            "TernaryAttention",
+            {"total_sequence_length": np.array(9, np.int32), "seqlens_k": np.array([8, 8], np.int32)}
+            | {"past_key": zeros(2, 2, 3, 8), "past_value": zeros(2, 2, 3, 8)},
+            {},
+            "seqlens_k says 8: the past has 3 positions",
+        ),
+        (
+            "TernaryAttention",
+            {"total_sequence_length": np.array(6, np.int32), "seqlens_k": np.array([3, -(2**31)], np.int32)},
+            {},
+            "seqlens_k says -2147483648",
+        ),
+        ("TernaryAttention", {"cos_cache": zeros(9, 3)}, {}, r"cos_cache must have the shape \(positions, 4\)"),
+        ("TernaryAttention", {"sin_cache": zeros(8, 4)}, {}, "sin_cache has 32 elements, expected 36"),
+        ("TernaryAttention", {}, {"num_heads": 3}, "num_heads must be a positive multiple"),
+        ("TernaryAttention", {}, {"kv_num_heads": 0}, "num_heads must be a positive multiple"),
+        ("TernaryAttention", {}, {"num_heads": 2**62}, "a multiple of num_heads"),
+        ("TernaryAttention", {}, {"activation_bits": 9}, "activation_bits must be 2 to 8"),
         ("RmsNorm", {"weight": zeros(23)}, {}, "weight has 23 elements, expected 24"),
         ("RmsNorm", {"x": np.array(1.0, np.float32)}, {}, "the last axis of x"),
         (
@@ -338,4 +549,4 @@ def test_malformed_nodes_are_errors_never_crashes(op_type, replaced, attributes,
 
 @pytest.mark.parametrize("function", operator_functions(), ids=lambda f: f.name)
 def test_every_function_imports_the_opsets_it_uses(function):
-    assert {o.domain: o.version for o in function.opset_import} == {"": OPSET, DOMAIN: 1}
+    assert {o.domain: o.version for o in function.opset_import} == OPSETS

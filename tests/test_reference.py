@@ -1,5 +1,7 @@
 """The NumPy definition of the operators, against the published numbers and against the torch layers."""
 
+import dataclasses
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from embernet.layers.bitlinear import BitLinear, rms_norm
 from embernet.layers.quantizers import quantize_activations, quantize_weights
-from embernet.models.embernet.decoder import MixtureOfExperts
+from embernet.models.embernet.decoder import Attention, Block, KVCache, MixtureOfExperts, rope_tables
 from embernet.quantization import get_quantizer
 from embernet.runtime import reference
 from embernet.runtime.packing import pack_expert, pack_int8, pack_ternary
@@ -100,30 +102,71 @@ def test_routing_prefers_the_first_of_two_equal_experts_and_weights_sum_to_one()
 
 @pytest.mark.parametrize("expert_norm", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_mixture_of_experts_is_the_same_in_torch(tiny_checkpoint, expert_norm, shared):
-    import dataclasses
-
+def test_a_layer_of_the_decoder_is_the_same_in_torch(tiny_checkpoint, expert_norm, shared):
     config = dataclasses.replace(tiny_checkpoint.config, expert_norm=expert_norm, use_shared_expert=shared)
     torch.manual_seed(1)
-    moe = MixtureOfExperts(config)
-    for parameter in moe.parameters():
+    block = Block(config, 0)
+    for parameter in block.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    x = np.random.default_rng(2).standard_normal((2, 7, config.hidden_size), np.float32)
+    batch, past, T = 2, 5, 7
+    x = torch.randn(batch, past + T, config.hidden_size)
+    cos, sin = rope_tables(config.head_dim, torch.arange(past + T), config.rope_base)
+    cache, mask = KVCache(), torch.ones(past + T, past + T, dtype=torch.bool).tril()
+    with torch.no_grad():
+        block(x[:, :past], cos[:past], sin[:past], mask[:past, :past], cache)
+        past_key, past_value = (part.numpy() for part in cache.layers[0])
+        torch_y, _, torch_chosen, torch_weights = block(x[:, past:], cos[past:], sin[past:], mask[past:], cache)
+
+    def array(name: str) -> np.ndarray:
+        return block.get_parameter(name).detach().numpy()
+
+    input_norm, norm = reference.Norm(config.rms_norm_eps), reference.Norm(config.bitlinear_norm_eps)
+    half = config.head_dim // 2
+    y, present_key, _ = reference.ternary_attention(
+        x[:, past:].numpy(),
+        array("input_layernorm.weight"),
+        attention_weights(block.attention, config),
+        reference.AttentionCache(
+            past_key,
+            past_value,
+            seqlens_k=np.full(batch, past + T - 1, np.int32),
+            total_sequence_length=np.int32(past + T),
+            cos=cos[:, :half].numpy(),
+            sin=sin[:, :half].numpy(),
+        ),
+        config.num_attention_heads,
+        config.num_kv_heads,
+        input_norm,
+        norm,
+        config.quantizer.activation,
+    )
+    np.testing.assert_allclose(cache.layers[0][0], present_key, atol=tolerances.FLOAT32)
     y, chosen, weights = reference.ternary_moe(
-        x,
-        moe.router.weight.detach().numpy(),
-        moe.router.bias.detach().numpy(),
-        moe_weights(moe, config),
+        y,
+        array("post_attention_layernorm.weight"),
+        array("moe.router.weight"),
+        array("moe.router.bias"),
+        moe_weights(block.moe, config),
         config.num_experts_per_tok,
-        reference.Norm(config.bitlinear_norm_eps),
+        input_norm,
+        norm,
         config.quantizer.activation,
         reference.ExpertClips(),
     )
-    with torch.no_grad():
-        torch_y, _, torch_chosen, torch_weights = moe(torch.from_numpy(x))
     np.testing.assert_array_equal(torch_chosen, chosen)
     np.testing.assert_allclose(torch_weights, weights, atol=1e-6)
     np.testing.assert_allclose(torch_y, y, atol=tolerances.FLOAT32)
+
+
+def attention_weights(attention: Attention, config) -> reference.AttentionWeights:
+    """The projections of a torch module as the operator takes them."""
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    parts = [reference.quantize_weights(layer.weight.detach().numpy(), config.weight_quantizer) for layer in layers]
+    return reference.AttentionWeights(
+        np.stack([layer.norm.weight.detach().numpy() for layer in layers]),
+        np.array([scale for _, scale in parts], np.float32),
+        *(pack_ternary(codes) for codes, _ in parts),
+    )
 
 
 def moe_weights(moe: MixtureOfExperts, config) -> reference.ExpertWeights:

@@ -26,7 +26,7 @@ from embernet.export.graph import GraphBuilder
 from embernet.export.weights import WeightsWriter
 from embernet.models.embernet.config import EMBEDDING_CLIP, VISION_RMS_EPS, EmberNetConfig
 from embernet.runtime import reference
-from embernet.runtime.packing import INT8_INPUTS, ROWS, pack_expert, pack_int8, pack_ternary
+from embernet.runtime.packing import pack_expert, pack_int8, pack_ternary
 from embernet.runtime.reference import ExpertClips, Norm
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
@@ -222,7 +222,7 @@ class _Vision(_Graph):
         return self.named_linear(h, f"{name}.out_proj")
 
     def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int) -> ir.Value:
-        return self.op("MultiHeadAttention", q, k, v, domain="com.microsoft", num_heads=num_heads)
+        return self.op("MultiHeadAttention", q, k, v, domain=DOMAIN, num_heads=num_heads)
 
     def layer_norm(self, x: ir.Value, name: str) -> ir.Value:
         weight, bias = (self.builder.weight(f"{name}.{p}", self.tensors[f"{name}.{p}"]) for p in ("weight", "bias"))
@@ -263,21 +263,14 @@ class _Embedding(_Graph):
         if not self.int8:
             return op("Gather", self.builder.weight(f"{EMBEDDING}.weight", table), ids)
         codes, scale = reference.quantize_int8(table)
-        packed = pack_int8(codes)
-        tiles, groups, _ = packed.shape
-        # The head's packed table, seen as (tile, group, row, input): a row is one 4-byte piece of every group.
-        rows = self.builder.weight(f"{EMBEDDING}.weight", packed.reshape(tiles, groups, ROWS, INT8_INPUTS), "int8")
-        row_index = op("Unsqueeze", ids, [-1])
-        index_shape = op("Concat", op("Shape", ids), [groups], axis=0)
-        parts = [
-            op("Unsqueeze", op("Expand", part, index_shape), [-1])
-            for part in (op("Div", row_index, ROWS), np.arange(groups), op("Mod", row_index, ROWS))
-        ]
-        pieces = op("GatherND", rows, op("Concat", *parts, axis=-1))  # (B, T, groups, 4)
-        flat = op("Reshape", op("Cast", pieces, to=FLOAT), [0, 0, groups * INT8_INPUTS])
-        values = op("Slice", flat, [0], [table.shape[1]], [2])
-        scales = op("Gather", self.builder.weight(f"{EMBEDDING}.scale", scale), row_index)
-        return op("Mul", values, scales)
+        return op(
+            "Int8Embedding",
+            ids,
+            self.builder.weight(f"{EMBEDDING}.weight", pack_int8(codes), "int8"),
+            self.builder.weight(f"{EMBEDDING}.scale", scale),
+            domain=DOMAIN,
+            embedding_size=table.shape[1],
+        )
 
 
 class _Decoder(_Graph):
@@ -306,8 +299,10 @@ class _Decoder(_Graph):
             lengths = op("Cast", op("Sub", op("ReduceSum", mask, [1], keepdims=0), 1), to=INT32)
             total = op("Cast", op("Squeeze", op("Shape", mask, start=1, end=2)), to=INT32)
             for i in range(L):
+                name = f"decoder.layers.{i}"
                 with builder.scope(f"layers.{i}"):
-                    x, present, chosen, weight = self.block(x, past[i], lengths, total, f"decoder.layers.{i}")
+                    x, *present = self.attention(x, past[i], lengths, total, name)
+                    x, chosen, weight = self.mixture_of_experts(x, name)
                 presents.append(present)
                 experts.append(chosen)
                 weights.append(weight)
@@ -325,37 +320,36 @@ class _Decoder(_Graph):
         builder.output(all_weights, "routing_weights", FLOAT, ["batch", "sequence", L, K])
         return builder.model()
 
-    def block(
+    def attention(
         self, x: ir.Value, past: tuple[ir.Value, ...], lengths: ir.Value, total: ir.Value, name: str
-    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value], ir.Value, ir.Value]:
-        config = self.config
-        with self.builder.scope("attention"):
-            h = self.rms_norm(x, f"{name}.input_layernorm", config.rms_norm_eps)
-            q, k, v = (self.bit_linear(h, f"{name}.attention.{part}_proj") for part in "qkv")
-            cos, sin = self.rope_tables()
-            # Past and present may be the same buffer: the operator then appends in place.
-            h, present_key, present_value = self.op(
-                "GroupQueryAttention",
-                q,
-                k,
-                v,
-                *past,
-                lengths,
-                total,
-                cos,
-                sin,
-                domain="com.microsoft",
-                outputs=3,
-                num_heads=config.num_attention_heads,
-                kv_num_heads=config.num_kv_heads,
-                do_rotary=1,
-                rotary_interleaved=0,
-            )
-            x = self.op("Add", x, self.bit_linear(h, f"{name}.attention.o_proj"))
-        with self.builder.scope("moe"):
-            h = self.rms_norm(x, f"{name}.post_attention_layernorm", config.rms_norm_eps)
-            h, chosen, weights = self.mixture_of_experts(h, f"{name}.moe")
-            return self.op("Add", x, h), (present_key, present_value), chosen, weights
+    ) -> tuple[ir.Value, ...]:
+        """x (B, T, H) -> x + attention (B, T, H), present key, present value (B, num_kv_heads, total, D)."""
+        config, weight = self.config, self.builder.weight
+        prefixes = [f"{name}.attention.{part}_proj" for part in "qkvo"]
+        matrices = [self.ternary(prefix) for prefix in prefixes]
+        norms = np.stack([self.tensors[f"{prefix}.norm.weight"] for prefix in prefixes])
+        # Past and present may be the same buffer: the operator then appends in place.
+        return self.op(
+            "TernaryAttention",
+            x,
+            weight(f"{name}.input_layernorm.weight", self.tensors[f"{name}.input_layernorm.weight"]),
+            weight(f"{name}.attention.norms", norms),
+            weight(f"{name}.attention.scales", np.array([scale for _, scale in matrices], np.float32)),
+            *(
+                weight(f"{prefix}.weight", pack_ternary(codes), "ternary")
+                for prefix, (codes, _) in zip(prefixes, matrices, strict=True)
+            ),
+            *past,
+            lengths,
+            total,
+            *self.rope_tables(),
+            domain=DOMAIN,
+            outputs=3,
+            num_heads=config.num_attention_heads,
+            kv_num_heads=config.num_kv_heads,
+            **_prefixed("input_norm", Norm(config.rms_norm_eps)),
+            **self.bit_linear_attributes,
+        )
 
     def rope_tables(self) -> tuple[ir.Value, ir.Value]:
         """cos and sin (max_position_embeddings, head_dim / 2)."""
@@ -365,12 +359,12 @@ class _Decoder(_Graph):
         angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
         return self.builder.weight("rope.cos", np.cos(angles)), self.builder.weight("rope.sin", np.sin(angles))
 
-    def mixture_of_experts(self, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """x (B, T, H) -> y (B, T, H), experts (B, T, K), weights (B, T, K)."""
-        config, weight = self.config, self.builder.weight
-        prefixes = [f"{name}.experts.{i}" for i in range(config.num_experts)]
+    def mixture_of_experts(self, x: ir.Value, name: str) -> tuple[ir.Value, ...]:
+        """x (B, T, H) -> x + experts (B, T, H), which they are (B, T, K), their weights (B, T, K)."""
+        config, weight, moe = self.config, self.builder.weight, f"{name}.moe"
+        prefixes = [f"{moe}.experts.{i}" for i in range(config.num_experts)]
         if config.use_shared_expert:
-            prefixes.append(f"{name}.shared_expert")
+            prefixes.append(f"{moe}.shared_expert")
         packed, scales = [], []
         for prefix in prefixes:
             parts = [self.ternary(f"{prefix}.{part}_proj") for part in ("gate", "up", "down")]
@@ -381,24 +375,25 @@ class _Decoder(_Graph):
             return np.stack([self.tensors[f"{prefix}.{suffix}"] for prefix in prefixes])
 
         hidden_norm = norms("norm.weight") if config.expert_norm else np.ones((len(prefixes), 1), np.float32)
-        y, chosen, weights = self.op(
+        return self.op(
             "TernaryMoE",
             x,
-            weight(f"{name}.router.weight", self.tensors[f"{name}.router.weight"]),
-            weight(f"{name}.router.bias", self.tensors[f"{name}.router.bias"]),
-            weight(f"{name}.gate_norm", norms("gate_proj.norm.weight")),
-            weight(f"{name}.up_norm", norms("up_proj.norm.weight")),
-            weight(f"{name}.hidden_norm", hidden_norm),
-            weight(f"{name}.down_norm", norms("down_proj.norm.weight")),
-            weight(f"{name}.scales", np.array(scales, np.float32)),
-            weight(f"{name}.experts", np.stack(packed), "ternary"),
+            weight(f"{name}.post_attention_layernorm.weight", self.tensors[f"{name}.post_attention_layernorm.weight"]),
+            weight(f"{moe}.router.weight", self.tensors[f"{moe}.router.weight"]),
+            weight(f"{moe}.router.bias", self.tensors[f"{moe}.router.bias"]),
+            weight(f"{moe}.gate_norm", norms("gate_proj.norm.weight")),
+            weight(f"{moe}.up_norm", norms("up_proj.norm.weight")),
+            weight(f"{moe}.hidden_norm", hidden_norm),
+            weight(f"{moe}.down_norm", norms("down_proj.norm.weight")),
+            weight(f"{moe}.scales", np.array(scales, np.float32)),
+            weight(f"{moe}.experts", np.stack(packed), "ternary"),
             domain=DOMAIN,
             outputs=3,
             top_k=config.num_experts_per_tok,
-            **{f"{name}_clip": value for name, value in asdict(ExpertClips()).items()},
+            **{f"{part}_clip": value for part, value in asdict(ExpertClips()).items()},
+            **_prefixed("input_norm", Norm(config.rms_norm_eps)),
             **self.bit_linear_attributes,
         )
-        return y, chosen, weights
 
     def head(self, x: ir.Value) -> ir.Value:
         """x (B, T, H) -> logits (B, T, V), with the embedding's table."""

@@ -32,18 +32,20 @@ constexpr int kMaxChoices = 4;
 // What the CPU has and the operating system saves: as __builtin_cpu_supports, but that needs libgcc, which zig has not.
 struct Cpu {
   unsigned saved = 0;  // XCR0: the registers that are saved
+  bool fma = false;
   unsigned leaf7[4] = {}, leaf7_1[4] = {};
 
   Cpu() {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return;
+    fma = c & bit_FMA;
     __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
     __get_cpuid_count(7, 0, &leaf7[0], &leaf7[1], &leaf7[2], &leaf7[3]);
     __get_cpuid_count(7, 1, &leaf7_1[0], &leaf7_1[1], &leaf7_1[2], &leaf7_1[3]);
   }
   bool avx2() const {
     constexpr unsigned kXmmYmm = 0x6;
-    return (saved & kXmmYmm) == kXmmYmm && (leaf7[1] & bit_AVX2);
+    return (saved & kXmmYmm) == kXmmYmm && (leaf7[1] & bit_AVX2) && fma;
   }
 #if defined(EMULATE_VNNI)
   bool avx512_vnni() const { return true; }
@@ -51,7 +53,7 @@ struct Cpu {
 #else
   [[maybe_unused]] bool avx512_vnni() const {
     constexpr unsigned kXmmYmmZmm = 0xe6, kSets = bit_AVX512F | bit_AVX512BW | bit_AVX512VL;
-    return (saved & kXmmYmmZmm) == kXmmYmmZmm && (leaf7[1] & kSets) == kSets && (leaf7[2] & bit_AVX512VNNI);
+    return avx2() && (saved & kXmmYmmZmm) == kXmmYmmZmm && (leaf7[1] & kSets) == kSets && (leaf7[2] & bit_AVX512VNNI);
   }
   [[maybe_unused]] bool avx_vnni() const { return avx2() && (leaf7_1[0] & 1u << 4); }
 #endif

@@ -27,6 +27,27 @@ struct Row {
   int32_t sum;
 };
 
+// Attention of `rows` queries of one head. queries: (rows, size), scaled; a key is `size` floats, `key_stride` apart,
+// and so is a value. Row m sees the first visible[m] keys, at least one; visible[m] never decreases.
+struct Attention {
+  const float *queries, *keys, *values;
+  int64_t key_stride, value_stride;
+  int64_t size, rows;
+  const int64_t* visible;
+};
+
+constexpr int64_t kAttentionColumns = 16;
+
+constexpr int64_t attention_padded(int64_t size) {
+  return (size + kAttentionColumns - 1) / kAttentionColumns * kAttentionColumns;
+}
+
+// Floats that `attend` needs beside its arguments.
+constexpr int64_t attention_scratch(int64_t rows, int64_t size, int64_t keys) {
+  return rows * attention_padded(keys) + size * kAttentionColumns +
+         (size % kAttentionColumns != 0 ? keys * attention_padded(size) : 0);
+}
+
 struct Kernels {
   const char* name;
 
@@ -49,6 +70,9 @@ struct Kernels {
                   int64_t count, int32_t* products);
   void (*int8)(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows, int64_t count,
                int32_t* products);
+
+  // out (rows, attention_padded(size)) = softmax(queries keys^T) values; what lies beyond `size` is no result.
+  void (*attend)(const Attention& attention, float* scratch, float* out);
 };
 
 // The fastest set that this CPU runs, or the one that the environment variable EMBERNET_ISA names; null if that one is

@@ -5,6 +5,39 @@
 
 namespace embernet {
 
+struct Lanes {
+  __m256 v;
+};
+
+static inline Lanes load_lanes(const float* p) { return {_mm256_loadu_ps(p)}; }
+static inline void store_lanes(float* p, Lanes x) { _mm256_storeu_ps(p, x.v); }
+static inline Lanes repeat(float x) { return {_mm256_set1_ps(x)}; }
+static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+
+static inline void transpose(const float* rows, int64_t stride, float* columns) {
+  __m256 pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    const __m256 even = _mm256_loadu_ps(rows + i * stride), odd = _mm256_loadu_ps(rows + (i + 1) * stride);
+    pairs[i] = _mm256_unpacklo_ps(even, odd);
+    pairs[i + 1] = _mm256_unpackhi_ps(even, odd);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+      fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(columns + i * kAttentionColumns, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20));
+    _mm256_storeu_ps(columns + (i + 4) * kAttentionColumns, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31));
+  }
+}
+
+}  // namespace embernet
+
+#include "attention.h"
+
+namespace embernet {
+
 static inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 static inline void store(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
@@ -202,7 +235,9 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
   }
 }
 
+void attend_avx2(const Attention& attention, float* scratch, float* out) { shared_attend(attention, scratch, out); }
+
 extern const Kernels kAvx2;
-const Kernels kAvx2 = {"avx2", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
+const Kernels kAvx2 = {"avx2", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8, attend_avx2};
 
 }  // namespace embernet

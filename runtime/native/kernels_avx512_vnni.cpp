@@ -25,6 +25,7 @@ const Kernels kAvx512Vnni = {"avx512_vnni",
                              shared_dot,
                              shared_gate,
                              multiply<Avx512Vnni, Ternary>,
-                             multiply<Avx512Vnni, Int8>};
+                             multiply<Avx512Vnni, Int8>,
+                             attend_avx2};
 
 }  // namespace embernet

@@ -24,6 +24,7 @@ const Kernels kAvxVnni = {"avx_vnni",
                           shared_dot,
                           shared_gate,
                           multiply<AvxVnni, Ternary>,
-                          multiply<AvxVnni, Int8>};
+                          multiply<AvxVnni, Int8>,
+                          attend_avx2};
 
 }  // namespace embernet

@@ -1,7 +1,5 @@
 // NEON of ARMv8.0, which has no dot product: SMLAL into int16, widened to int32 before it can overflow.
-#include <arm_neon.h>
-
-#include "arithmetic.h"
+#include "lanes_neon.h"
 
 namespace embernet {
 
@@ -192,6 +190,7 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kNeon;
-const Kernels kNeon = {"neon", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
+const Kernels kNeon = {"neon",      shared_quantize, shared_rms_norm, shared_dot,
+                       shared_gate, ternary,         int8,            shared_attend};
 
 }  // namespace embernet

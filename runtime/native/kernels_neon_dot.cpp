@@ -1,7 +1,5 @@
 // NEON with the dot product of ARMv8.2 (SDOT): four inputs of four rows per instruction, straight into int32.
-#include <arm_neon.h>
-
-#include "arithmetic.h"
+#include "lanes_neon.h"
 
 namespace embernet {
 
@@ -78,6 +76,7 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kNeonDot;
-const Kernels kNeonDot = {"neon_dot", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
+const Kernels kNeonDot = {"neon_dot",  shared_quantize, shared_rms_norm, shared_dot,
+                          shared_gate, ternary,         int8,            shared_attend};
 
 }  // namespace embernet

@@ -3,6 +3,59 @@
 
 namespace embernet {
 
+// a * b + c, rounded once, also where the CPU has no such instruction: the product of two floats is exact in a double,
+// and a sum rounded to odd there keeps what the second rounding must know (Boldo and Melquiond, 2008).
+static inline float fused_multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  const double product = static_cast<double>(a) * static_cast<double>(b), addend = static_cast<double>(c);
+  double sum = product + addend;
+  const double back = sum - product;
+  const double lost = (product - (sum - back)) + (addend - back);  // sum + lost is exact
+  int64_t bits;
+  memcpy(&bits, &sum, sizeof bits);
+  const int64_t away = (lost > 0) == (sum > 0) ? 1 : -1;
+  bits += lost != 0 && (bits & 1) == 0 && lost - lost == 0 ? away : 0;
+  memcpy(&sum, &bits, sizeof sum);
+  return static_cast<float>(sum);
+#endif
+}
+
+struct Lanes {
+  float v[kLanes];
+};
+
+static inline Lanes load_lanes(const float* p) {
+  Lanes x;
+  memcpy(x.v, p, sizeof x.v);
+  return x;
+}
+
+static inline void store_lanes(float* p, Lanes x) { memcpy(p, x.v, sizeof x.v); }
+
+static inline Lanes repeat(float value) {
+  Lanes x;
+  for (float& lane : x.v) lane = value;
+  return x;
+}
+
+static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+  for (int64_t i = 0; i < kLanes; ++i) c.v[i] = fused_multiply_add(a.v[i], b.v[i], c.v[i]);
+  return c;
+}
+
+static inline void transpose(const float* rows, int64_t stride, float* columns) {
+  for (int64_t i = 0; i < kLanes; ++i)
+    for (int64_t j = 0; j < kLanes; ++j) columns[j * kAttentionColumns + i] = rows[i * stride + j];
+}
+
+}  // namespace embernet
+
+#include "attention.h"
+
+namespace embernet {
+
 // A product of a code 0..2 and |a| <= 128 is at most 256, a lane adds four per group: an int16 holds 127 products.
 constexpr int64_t kGroupsPerFlush = 31;
 
@@ -55,7 +108,8 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kPortable;
-const Kernels kPortable = {"portable", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8};
+const Kernels kPortable = {"portable",  shared_quantize, shared_rms_norm, shared_dot,
+                           shared_gate, ternary,         int8,            shared_attend};
 
 float exponential(float x) { return fast_exponential(x); }
 

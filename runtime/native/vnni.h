@@ -9,6 +9,9 @@
 
 namespace embernet {
 
+// kernels_avx2.cpp: whatever has VNNI has AVX2 and FMA.
+void attend_avx2(const Attention& attention, float* scratch, float* out);
+
 constexpr int kMaxSums = 12;         // kept in registers: hides the latency of VPDPBUSD, and fits AVX's 16
 constexpr int64_t kPrefetch = 4096;  // bytes ahead
 

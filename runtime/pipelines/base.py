@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 class Step:
     """What one run over T new positions gave.
 
-    logits (kept, V) of the last `kept` positions; experts and weights (L, T, K): router choices of every position.
+    logits (kept, V) of the last `kept` positions, which the context may overwrite in its next run; experts and weights
+    (L, T, K): router choices of every position.
     """
 
     logits: NDArray[np.float32]

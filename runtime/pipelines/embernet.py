@@ -133,6 +133,8 @@ class EmberNetContext:
             cache = {name: np.zeros(shape, np.float32) for name in pipeline.cache_names()}
         except MemoryError:
             raise OutOfMemoryError(f"a context of {capacity} positions does not fit in memory") from None
+        self._ones = np.ones((1, capacity), np.int64)
+        self._bound_sizes = (0, 0)
         self._decoder = pipeline.decoder.binding()
         self._decoder.bind(
             {f"past_key_values.{name}": buffer for name, buffer in cache.items()},
@@ -151,24 +153,16 @@ class EmberNetContext:
         total = self._length + T
         if total > self.capacity:
             raise InputError(f"the context holds {self.capacity} positions, {total} are needed")
-        try:
-            logits = np.empty((1, keep or T, p.vocab_size), np.float32)
-            experts = np.empty((1, T, p.num_layers, p.num_experts_per_tok), np.int64)
-            weights = np.empty(experts.shape, np.float32)
-        except MemoryError:
-            raise OutOfMemoryError(f"the results of {T} positions do not fit in memory") from None
-        self._decoder.bind(
-            {
-                "inputs_embeds": embeds,
-                "attention_mask": np.ones((1, total), np.int64),
-                "num_logits_to_keep": np.array(keep, np.int64),
-            },
-            {"logits": logits, "selected_experts": experts, "routing_weights": weights},
-        )
+        # The steps of an answer are all alike: what they read and write is bound once.
+        if (T, keep) != self._bound_sizes:
+            self._bind(T, keep)
+        np.copyto(self._embeds, embeds)
+        self._decoder.bind({"attention_mask": self._ones[:, :total]}, {})
         is_prefill = T > 1  # needs far more working memory than the steps that follow
         self._decoder.run(shrink=is_prefill)
         if is_prefill:
             trim_heap()
+        logits, experts, weights = self._results
         if not np.isfinite(logits).all():
             raise BundleError(f"{p.decoder.path}: computes logits that are not finite")
         if experts.min() < 0 or experts.max() >= p.num_experts:
@@ -177,7 +171,24 @@ class EmberNetContext:
                 f"expected 0 to {p.num_experts - 1})"
             )
         self._length = total
-        return Step(logits[0], experts[0].transpose(1, 0, 2), weights[0].transpose(1, 0, 2))
+        return Step(logits[0], experts[0].transpose(1, 0, 2).copy(), weights[0].transpose(1, 0, 2).copy())
+
+    def _bind(self, num_positions: int, keep: int) -> None:
+        """Bind arrays for a run over so many positions that keeps `keep` logits, 0 = all."""
+        p, T = self._pipeline, num_positions
+        try:
+            self._embeds = np.empty((1, T, p.hidden_size), np.float32)
+            logits = np.empty((1, keep or T, p.vocab_size), np.float32)
+            experts = np.empty((1, T, p.num_layers, p.num_experts_per_tok), np.int64)
+            weights = np.empty(experts.shape, np.float32)
+        except MemoryError:
+            raise OutOfMemoryError(f"the results of {T} positions do not fit in memory") from None
+        self._decoder.bind(
+            {"inputs_embeds": self._embeds, "num_logits_to_keep": np.array(keep, np.int64)},
+            {"logits": logits, "selected_experts": experts, "routing_weights": weights},
+        )
+        self._results = logits, experts, weights
+        self._bound_sizes = (T, keep)
 
     def _embed(self, input_ids: list[int], image_features: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """-> inputs_embeds (1, I+T, H)."""

@@ -5,6 +5,7 @@
 //   2 int8      the same
 //   3 quantize  size, bits, normed; x (float), weight (float, if normed) -> codes, step (float), sum (int32)
 //   4 gate      size; gate (float), up (float)                           -> hidden (float)
+//   5 attend    rows, size, keys; queries, keys, values (float), visible (int64) -> out (float), rows padded
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +79,24 @@ int main(int count, char**) {
       free(scratch);
       free(weight);
       free(x);
+    } else if (operation == 5) {
+      const int64_t rows = read_size(), size = read_size(), count = read_size();
+      float* queries = read_array<float>(rows * size);
+      float* keys = read_array<float>(count * size);
+      float* values = read_array<float>(count * size);
+      int64_t* visible = read_array<int64_t>(rows);
+      const int64_t out_size = rows * attention_padded(size);
+      const int64_t scratch_size = attention_scratch(rows, size, count);
+      float* scratch = static_cast<float*>(malloc(sizeof(float) * static_cast<size_t>(scratch_size)));
+      float* out = static_cast<float*>(malloc(sizeof(float) * static_cast<size_t>(out_size)));
+      kernels->attend({queries, keys, values, size, size, size, rows, visible}, scratch, out);
+      write_array(out, out_size);
+      free(out);
+      free(scratch);
+      free(visible);
+      free(values);
+      free(keys);
+      free(queries);
     } else {
       const int64_t size = read_size();
       float* gate = read_array<float>(size);

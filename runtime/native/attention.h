@@ -1,0 +1,134 @@
+// Softmax attention of one head in float32. The products of matrices run in tiles of queries by 16 columns whose sums
+// stay in registers; each sum adds its terms one after another by fused multiply-add, so that all instruction sets get
+// the same bits, and a token gets the same whether it comes alone or among others.
+//
+// Whoever includes this gives `Lanes`, eight floats, and how to use them:
+//   Lanes load_lanes(const float*); void store_lanes(float*, Lanes); Lanes repeat(float);
+//   Lanes multiply_add(Lanes a, Lanes b, Lanes c)                            a * b + c, rounded once
+//   void transpose(const float* rows, int64_t stride, float* columns)        8 x 8, to rows of kColumns
+// Everything is static: two translation units must never share one compiled copy.
+#pragma once
+
+#include "arithmetic.h"
+
+namespace embernet {
+
+constexpr int64_t kColumns = kAttentionColumns;
+constexpr int kQueriesPerTile = 6;  // times two registers of columns: as many sums as AVX2 has room for
+static_assert(kColumns == 2 * kLanes, "a tile is two registers wide");
+
+// c (rows, 16) = a (rows, depth) b (depth, 16)
+template <int kRows>
+static void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
+                          int64_t c_stride) {
+  Lanes left[kRows], right[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) left[m] = right[m] = repeat(0.0f);
+  for (int64_t k = 0; k < depth; ++k) {
+    const Lanes b_left = load_lanes(b + k * b_stride), b_right = load_lanes(b + k * b_stride + kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const Lanes factor = repeat(a[m * a_stride + k]);
+      left[m] = multiply_add(factor, b_left, left[m]);
+      right[m] = multiply_add(factor, b_right, right[m]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    store_lanes(c + m * c_stride, left[m]);
+    store_lanes(c + m * c_stride + kLanes, right[m]);
+  }
+}
+
+static void multiply_tile(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                          int64_t depth, float* c, int64_t c_stride) {
+  static_assert(kQueriesPerTile == 6, "one case for each number of rows");
+  switch (rows) {
+    case 1: return multiply_tile<1>(a, a_stride, b, b_stride, depth, c, c_stride);
+    case 2: return multiply_tile<2>(a, a_stride, b, b_stride, depth, c, c_stride);
+    case 3: return multiply_tile<3>(a, a_stride, b, b_stride, depth, c, c_stride);
+    case 4: return multiply_tile<4>(a, a_stride, b, b_stride, depth, c, c_stride);
+    case 5: return multiply_tile<5>(a, a_stride, b, b_stride, depth, c, c_stride);
+    default: return multiply_tile<6>(a, a_stride, b, b_stride, depth, c, c_stride);
+  }
+}
+
+// Up to 16 keys (count, size) -> columns (size, 16), zeros beside the last one.
+static void keys_to_columns(const float* keys, int64_t stride, int64_t count, int64_t size, float* columns) {
+  for (int64_t first = 0; first < kColumns; first += kLanes) {
+    int64_t done = 0;
+    if (first + kLanes <= count)
+      for (; done + kLanes <= size; done += kLanes)
+        transpose(keys + first * stride + done, stride, columns + done * kColumns + first);
+    for (int64_t i = done; i < size; ++i)
+      for (int64_t j = first; j < first + kLanes; ++j)
+        columns[i * kColumns + j] = j < count ? keys[j * stride + i] : 0.0f;
+  }
+}
+
+// Scores -> exponentials of what they are below the largest; zeros from `count` to `padded`. Returns 1 / their sum.
+static float exponentials(float* scores, int64_t count, int64_t padded) {
+  for (int64_t i = count; i < padded; ++i) scores[i] = -__FLT_MAX__;
+  float lanes[kLanes];
+  memcpy(lanes, scores, sizeof lanes);
+  for (int64_t i = kLanes; i < padded; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] = lanes[j] > scores[i + j] ? lanes[j] : scores[i + j];
+  float largest = lanes[0];
+  for (int64_t j = 1; j < kLanes; ++j) largest = largest > lanes[j] ? largest : lanes[j];
+  for (int64_t i = 0; i < padded; ++i) scores[i] = fast_exponential(scores[i] - largest);
+  for (int64_t i = count; i < padded; ++i) scores[i] = 0.0f;
+  for (int64_t j = 0; j < kLanes; ++j) lanes[j] = 0.0f;
+  for (int64_t i = 0; i < padded; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += scores[i + j];
+  return 1.0f / (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])));
+}
+
+// Asks for what is read soon: the cache of a head is too short for the CPU to see where its reading goes.
+static void prefetch_rows(const float* rows, int64_t stride, int64_t count, int64_t size) {
+  constexpr int64_t kLine = 16;  // floats
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t j = 0; j < size; j += kLine) __builtin_prefetch(rows + i * stride + j);
+}
+
+static void shared_attend(const Attention& a, float* scratch, float* out) {
+  const int64_t keys = a.visible[a.rows - 1], padded_keys = attention_padded(keys);
+  const int64_t width = attention_padded(a.size);
+  float* scores = scratch;
+  float* columns = scores + a.rows * padded_keys;
+  prefetch_rows(a.keys, a.key_stride, keys < kColumns ? keys : kColumns, a.size);
+  for (int64_t key = 0; key < keys; key += kColumns) {
+    const int64_t count = keys - key < kColumns ? keys - key : kColumns;
+    const int64_t next = key + count, next_count = keys - next < kColumns ? keys - next : kColumns;
+    prefetch_rows(a.keys + next * a.key_stride, a.key_stride, next_count, a.size);
+    prefetch_rows(a.values + key * a.value_stride, a.value_stride, count, a.size);
+    keys_to_columns(a.keys + key * a.key_stride, a.key_stride, count, a.size, columns);
+    for (int64_t m = 0; m < a.rows; m += kQueriesPerTile)
+      multiply_tile(a.rows - m, a.queries + m * a.size, a.size, columns, kColumns, a.size,
+                    scores + m * padded_keys + key, padded_keys);
+  }
+  // Values that are no multiple of 16 wide are copied, so that none is read beyond its end.
+  const float* values = a.values;
+  int64_t value_stride = a.value_stride;
+  if (width != a.size) {
+    float* copy = columns + a.size * kColumns;
+    for (int64_t key = 0; key < keys; ++key) {
+      memcpy(copy + key * width, a.values + key * a.value_stride, sizeof(float) * static_cast<size_t>(a.size));
+      memset(copy + key * width + a.size, 0, sizeof(float) * static_cast<size_t>(width - a.size));
+    }
+    values = copy;
+    value_stride = width;
+  }
+  for (int64_t begin = 0; begin < a.rows; begin += kQueriesPerTile) {
+    const int64_t end = begin + kQueriesPerTile < a.rows ? begin + kQueriesPerTile : a.rows;
+    float shares[kQueriesPerTile];
+    for (int64_t m = begin; m < end; ++m)
+      shares[m - begin] = exponentials(scores + m * padded_keys, a.visible[m], padded_keys);
+    for (int64_t i = 0; i < width; i += kColumns)
+      multiply_tile(end - begin, scores + begin * padded_keys, padded_keys, values + i, value_stride,
+                    a.visible[end - 1], out + begin * width + i, width);
+    for (int64_t m = begin; m < end; ++m)
+      for (int64_t i = 0; i < width; ++i) out[m * width + i] *= shares[m - begin];
+  }
+}
+
+}  // namespace embernet
