@@ -28,7 +28,7 @@ def download_file(repository: str, name: str) -> Path:
 
 def dataset_bytes(repository: str, patterns: Sequence[str], folder: Path) -> tuple[int, int]:
     """How many bytes `download_dataset` would still have to fetch, and of how many; errors as there."""
-    files = _snapshot(repository, patterns, folder, dry_run=True)
+    files = _dataset_files(repository, patterns, folder)
     missing = sum(file.file_size or 0 for file in files if file.will_download)
     return missing, sum(file.file_size or 0 for file in files)
 
@@ -36,31 +36,33 @@ def dataset_bytes(repository: str, patterns: Sequence[str], folder: Path) -> tup
 def download_dataset(repository: str, patterns: Sequence[str], folder: Path) -> None:
     """Fetch the files of a dataset repository that match one of `patterns` into `folder`.
 
-    What is there already is not fetched again, and a file that was broken off is continued. NetworkError if something
-    cannot be fetched, NotOnHubError if the repository or its files do not exist or are not for everybody.
+    Files that are there already are not fetched again. NetworkError if something cannot be fetched, NotOnHubError if
+    the repository or its files do not exist or are not for everybody.
     """
-    expected = _snapshot(repository, patterns, folder, dry_run=True)
-    _snapshot(repository, patterns, folder, dry_run=False)
-    # When the network fails in between, the client is content with the files that are there.
-    for file in expected:
-        place = folder / file.filename
-        if not place.is_file() or file.file_size not in (None, place.stat().st_size):
-            raise NetworkError(f"{repository}: {file.filename} cannot be fetched (it did not arrive whole)")
+    hub = _library()
+    # One after the other: the client's own loop over files ends at Ctrl-C only when all that it began have arrived.
+    for file in _dataset_files(repository, patterns, folder):
+        name, revision = file.filename, file.commit_hash
+        try:
+            hub.hf_hub_download(repository, name, repo_type="dataset", revision=revision, local_dir=folder)
+        except Exception as error:  # as above
+            raise _unfetched(f"{repository}: {name}", error) from None
 
 
 class NotOnHubError(NetworkError):
     """The hub was reached, but what was asked for is not there, or asks for an account."""
 
 
-def _snapshot(repository: str, patterns: Sequence[str], folder: Path, dry_run: bool) -> Any:
+def _dataset_files(repository: str, patterns: Sequence[str], folder: Path) -> Any:
+    """What the hub client says of the files that match: name, size, and whether `folder` lacks them."""
     hub = _library()
     try:
         files = hub.snapshot_download(
-            repository, repo_type="dataset", allow_patterns=list(patterns), local_dir=folder, dry_run=dry_run
+            repository, repo_type="dataset", allow_patterns=list(patterns), local_dir=folder, dry_run=True
         )
     except Exception as error:  # as above
         raise _unfetched(repository, error) from None
-    if dry_run and not files:
+    if not files:
         raise NotOnHubError(f"{repository}: has no files {' or '.join(patterns)}")
     return files
 

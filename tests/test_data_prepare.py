@@ -30,28 +30,29 @@ class Hub:
         self.fail: BaseException | None = None
 
     def snapshot_download(self, repository, *, repo_type, allow_patterns, local_dir, dry_run):
-        assert repo_type == "dataset"
-        if isinstance(self.fail, Exception) and dry_run:
+        assert (repo_type, dry_run) == ("dataset", True)
+        if isinstance(self.fail, Exception):
             raise self.fail
         folder = self.root / repository
         if not folder.is_dir():
             raise not_found(RepositoryNotFoundError)
         files = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
         files = [name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)]
-        missing = [name for name in files if not (Path(local_dir) / name).exists()]
-        if dry_run:
-            return [
-                DryRunFileInfo("0" * 40, (folder / name).stat().st_size, name, "", name not in missing, name in missing)
-                for name in files
-            ]
-        for name in missing:
-            target = Path(local_dir) / name
+        there = [(Path(local_dir) / name).exists() for name in files]
+        return [
+            DryRunFileInfo("0" * 40, (folder / name).stat().st_size, name, "", is_there, not is_there)
+            for name, is_there in zip(files, there, strict=True)
+        ]
+
+    def hf_hub_download(self, repository, name, *, repo_type, revision, local_dir):
+        assert (repo_type, revision) == ("dataset", "0" * 40)
+        target = Path(local_dir) / name
+        if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / name, target)
+            shutil.copy(self.root / repository / name, target)
             self.fetched.append(name)
             if self.fail is not None:
                 raise self.fail
-        return str(local_dir)
 
 
 def not_found(kind: type) -> Exception:
@@ -64,6 +65,7 @@ def hub(tmp_path, monkeypatch) -> Hub:
     """A hub with textvqa in three files, DocVQA in a part of a repository, and LLaVA in two repositories."""
     fake = Hub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.hf_hub_download)
     for name, rows in (("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("validation-00000-of-00001", 2)):
         save_parquet(fake.root / f"lmms-lab/textvqa/data/{name}.parquet", rows)
     save_parquet(fake.root / "lmms-lab/DocVQA/DocVQA/validation-00000-of-00001.parquet", 10)

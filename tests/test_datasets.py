@@ -191,6 +191,13 @@ def test_a_broken_image_is_skipped_with_its_reason(tmp_path, name, reason):
     assert reason in bad.reason
 
 
+def test_a_record_that_is_not_utf8_is_skipped(llava):
+    llava.write_bytes(llava.read_bytes().replace(b"eine Katze", b"ein K\xe4tzchen"))
+    source = open_source(llava)
+    assert "record 0 cannot be used: 'utf-8' codec" in load_example(source, 0).reason
+    assert isinstance(load_example(source, 1), LoadedExample)
+
+
 def test_a_record_of_an_unknown_domain_is_not_usable(llava):
     records = json.loads(llava.read_text())
     records[0]["domain"] = "vision_orc"
@@ -396,6 +403,18 @@ def test_both_generations_of_data_directories_are_read(tmp_path, generation):
     (second,) = open_data_dir(tmp_path / "data", 2, "validation")
     assert (first.name, len(first), first[0].domain) == ("llava_instruct_150k", 20, "general")
     assert (second.name, len(second), second[0].domain) == ("textvqa", 3, "vision_ocr")
+
+
+def test_images_that_a_prepared_dataset_only_names_lie_in_one_folder(tmp_path):
+    records = [{"image": "coco/train2017/9.jpg", "conversations": says("Hi", "A")}]
+    write_json(tmp_path / "sharegpt4v/cap100k.json", records)
+    write_json(tmp_path / "sharegpt4v/metadata.json", {"dataset_key": "sharegpt4v", "stage": 1})
+    with pytest.raises(InputError, match="none of the first 1 images is there") as error:
+        open_data_dir(tmp_path, 1)
+    assert error.value.hint == f"put the images of sharegpt4v into {tmp_path}/images, or remove {tmp_path}/sharegpt4v"
+    save_image(tmp_path / "images/coco/train2017/9.jpg")
+    (source,) = open_data_dir(tmp_path, 1)
+    assert source[0].image == tmp_path / "images/coco/train2017/9.jpg"
 
 
 def test_a_stage_without_data_says_what_there_is(tmp_path):

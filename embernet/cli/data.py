@@ -27,7 +27,7 @@ class Split(str, Enum):
 
 def prepare(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="More names for --dataset.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="More names for --dataset.")] = None,
     minimal: Annotated[bool, typer.Option("--minimal", help="Fetch the four datasets to try things with.")] = False,
     critical: Annotated[bool, typer.Option("--critical", help="Fetch what a usable model needs.")] = False,
     recommended: Annotated[bool, typer.Option("--recommended", help="Fetch what a good model needs.")] = False,
@@ -50,7 +50,7 @@ def prepare(
 ) -> None:
     """Fetch the datasets that EmberNet is trained on, or look at what is there.
 
-    What is complete is not fetched again, and what was broken off is continued.
+    What is complete is not fetched again; neither are the files that had arrived when a run was broken off.
 
     \b
     Examples:

@@ -60,9 +60,12 @@ class LlavaJson:
         if not 0 <= index < len(self):
             raise IndexError(index)
         start, end = self._spans[2 * index], self._spans[2 * index + 1]
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            record = json.loads(file.read(end - start))
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                record = json.loads(file.read(end - start))
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
+            raise InputError(f"{self.name}: record {index} cannot be used: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f"{self.name}: record {index} cannot be used: it is not a JSON object")
         return record

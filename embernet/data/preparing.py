@@ -1,7 +1,7 @@
 """Fetches datasets of the registry from the hub and makes them ready to read.
 
-A dataset is made in a hidden folder and renamed, so it exists whole or not at all. What was fetched before an
-interruption stays in that folder and is not fetched again.
+A dataset is made in a hidden folder and renamed, so it exists whole or not at all. Files that had arrived before an
+interruption stay in that folder and are not fetched again.
 """
 
 import shutil
@@ -86,7 +86,7 @@ def _fetch(entry: DatasetEntry, folder: Path, force: bool, report: Callable[[str
         raise EmbernetError(f"{target}: exists, but was not prepared here (give --force to replace it)")
     clock = time.monotonic()
     part = folder / f".{entry.key}.part"
-    parts = [(files, part / "files") for files in entry.downloads]
+    parts = [(files, part / "files" / str(number)) for number, files in enumerate(entry.downloads)]
     parts += [(entry.image_files, part / "image_files")] if entry.image_files else []
     _require_space(folder, entry.key, parts, report)
     for files, place in parts:
@@ -134,7 +134,7 @@ def _require_space(
         part_missing, part_total = dataset_bytes(files.repository, files.files, place)
         missing, total = missing + part_missing, total + part_total
     needed, free = missing + _COPIES * total, shutil.disk_usage(folder).free
-    report(f"{key}: {missing / 1e9:.2f} GB to fetch of {total / 1e9:.2f} GB")
+    report(f"{key}: {missing / 1e6:,.1f} MB to fetch of {total / 1e6:,.1f} MB")
     if needed > free:
         raise EmbernetError(
             f"{key}: does not fit on the disk (needs {needed / 1e9:.1f} GB while it is made ready, "
@@ -161,8 +161,9 @@ def _make_ready(entry: DatasetEntry, part: Path, ready: Path) -> dict[str, int]:
         if not any(folder.startswith(".") for folder in file.relative_to(part).parts):  # the hub client's own
             counts[file.stem if file.suffix == ".jsonl" else "train"] = len(record_spans(file)) // 2
             shutil.copy2(file, ready / file.name)
-    for file in sorted((part / "files").rglob("*.zip")):
-        _unpack_images(file, ready)
+    for number, files in enumerate(entry.downloads):
+        for file in sorted((part / "files" / str(number)).rglob("*.zip")):
+            _unpack_images(file, ready / files.unpack_into)
     if not counts:
         raise EmbernetError(f"{entry.key}: what the hub has is neither parquet nor JSON")
     return counts
@@ -170,6 +171,7 @@ def _make_ready(entry: DatasetEntry, part: Path, ready: Path) -> dict[str, int]:
 
 def _unpack_images(archive: Path, folder: Path) -> None:
     """Unpack the images of a ZIP archive; names that lead out of `folder` lose what would lead there."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as file:
             images = [item for item in file.infolist() if Path(item.filename).suffix.lower() in IMAGE_SUFFIXES]

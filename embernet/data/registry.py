@@ -24,10 +24,14 @@ _PARQUET = ("*.parquet",)
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a dataset repository on the hub. files: patterns, * stands for slashes too."""
+    """Files of a dataset repository on the hub.
+
+    files: patterns, * stands for slashes too. unpack_into: where in the dataset's folder archives are unpacked.
+    """
 
     repository: str
     files: tuple[str, ...] = _PARQUET
+    unpack_into: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,10 @@ _ENTRIES = (
         licence="apache-2.0",
         description="Diverse instructions and answers, written by GPT-4V",
         config="allava_vflan",
-        separate_images=True,
-        sources=(HubFiles("FreedomIntelligence/ALLaVA-4V", ("allava_vflan/ALLaVA-Instruct-VFLAN-4V.json",)),),
+        sources=(
+            HubFiles("FreedomIntelligence/ALLaVA-4V", ("allava_vflan/ALLaVA-Instruct-VFLAN-4V.json",)),
+            HubFiles("Vision-Flan/vision-flan_191-task_1k", ("image_191-task_1k.zip",), "allava_vflan/images"),
+        ),
     ),
     DatasetEntry(
         "coco_captions",
@@ -279,6 +285,7 @@ _ENTRIES = (
         licence="cc-by-4.0",
         description="Questions about photos",
         alternate_id="lmms-lab/VQAv2",
+        sources=(HubFiles("lmms-lab/VQAv2", ("data/train-*", "data/validation-*")),),  # tests have no answers
     ),
     DatasetEntry(
         "visual_genome",

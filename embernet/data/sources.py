@@ -59,9 +59,16 @@ def open_data_dir(path: str | os.PathLike[str], stage: int, split: str = "train"
     for dataset in datasets:
         if dataset.stage == stage:
             images, entry = path / IMAGES_FOLDER, DATASETS.get(dataset.key)
-            sources.append(
-                open_source(dataset.path, split, name=dataset.key, domain=dataset.domain, images=images, entry=entry)
-            )
+            try:
+                source = open_source(
+                    dataset.path, split, name=dataset.key, domain=dataset.domain, images=images, entry=entry
+                )
+            except InputError as error:
+                if entry is None or not entry.separate_images:
+                    raise
+                hint = f"put the images of {dataset.key} into {images}, or remove {dataset.path}"
+                raise InputError(str(error), hint=hint) from None
+            sources.append(source)
     if not sources:
         found = ", ".join(f"{dataset.key} for stage {dataset.stage}" for dataset in datasets)
         raise InputError(

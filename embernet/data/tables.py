@@ -60,15 +60,15 @@ class Table:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        record = self._dataset[index].to_pylist()[0]
         try:
+            record = self._dataset[index].to_pylist()[0]
             turns, references = record_turns(record, self._columns)
             values = record_images(record, self._columns)
             if self._columns.image_key is not None:
-                values = [self._shared_image(record[self._columns.image_key])]
+                values = [self._shared_image(record.get(self._columns.image_key))]
             image = one_image([find_image(value, self._folders) for value in values])
             return Example(str(index), image, turns, record_domain(record, self._domain), references)
-        except InputError as error:
+        except (InputError, ValueError) as error:  # ValueError: the table is damaged
             raise InputError(f"{self.name}: record {index} cannot be used: {error}") from None
 
     def _shared_image(self, id_: Any) -> Any:
