@@ -8,11 +8,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import datasets
 import huggingface_hub
 import pytest
 from huggingface_hub import DryRunFileInfo
 from huggingface_hub.errors import DryRunError, GatedRepoError, RepositoryNotFoundError
 
+from embernet.data.loading import LoadedExample, load_example
 from embernet.data.prepared import read_runs
 from embernet.data.registry import DATASETS, GROUPS, group, total_size_gb
 from embernet.data.sources import open_data_dir
@@ -155,6 +157,34 @@ def test_images_in_an_archive_are_unpacked_and_nothing_outside(cli, hub, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"hub", "data", "9.jpg"}
 
 
+def test_images_that_questions_share_are_kept_once(cli, hub, tmp_path):
+    folder = hub.root / "lmms-lab/GQA"
+    for name, part in (
+        ("train_balanced_instructions", table(3, imageId=["n1", "n0", "n1"]).remove_columns("image")),
+        ("train_balanced_images", table(2, id=["n0", "n1"]).select_columns(["id", "image"])),
+        ("train_all_images", table(9)),
+    ):
+        (folder / name).mkdir(parents=True)
+        part.to_parquet(folder / name / "train-00000-of-00001.parquet")
+    data = tmp_path / "data"
+    assert cli("data", "prepare", "--dataset", "gqa", "-o", data)[0] == 0
+    assert len(hub.fetched) == 2
+    (source,) = open_data_dir(data, 2)
+    assert [load_example(source, index).image.width for index in range(3)] == [11, 10, 11]
+
+
+def test_an_archive_is_unpacked_where_the_records_say(cli, hub, tmp_path):
+    names = hub.root / "FreedomIntelligence/ALLaVA-4V/allava_vflan/ALLaVA-Instruct-VFLAN-4V.json"
+    write_json(names, [{"image": "allava_vflan/images/set/a.png", "conversations": says("Hi", "A")}])
+    archive = hub.root / "Vision-Flan/vision-flan_191-task_1k/image_191-task_1k.zip"
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(save_image(tmp_path / "a.png"), "set/a.png")
+    assert cli("data", "prepare", "--dataset", "allava_instruct", "-o", tmp_path / "data")[0] == 0
+    (source,) = open_data_dir(tmp_path / "data", 1)
+    assert isinstance(load_example(source, 0), LoadedExample)
+
+
 def test_what_was_fetched_before_an_interruption_is_not_fetched_again(cli, hub, tmp_path):
     data = tmp_path / "data"
     hub.fail = KeyboardInterrupt()
@@ -196,6 +226,20 @@ def test_a_dataset_larger_than_the_disk_is_not_begun(cli, hub, tmp_path, monkeyp
     assert code == 1
     assert "does not fit on the disk" in err
     assert not hub.fetched
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_nothing_half_made(cli, hub, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.DatasetDict, "save_to_disk", full)
+        code, _, err = cli("data", "prepare", "--dataset", "docvqa", "-o", tmp_path / "data")
+    assert code == 1
+    assert "docvqa: could not be made ready (No space left on device); what was fetched is kept" in err
+    assert not (tmp_path / "data/docvqa").exists()
+    assert cli("data", "prepare", "--dataset", "docvqa", "-o", tmp_path / "data")[0] == 0
+    assert len(hub.fetched) == 1
 
 
 def test_a_folder_in_the_way_is_not_replaced_unasked(cli, hub, tmp_path):

@@ -7,6 +7,7 @@ interruption stay in that folder and are not fetched again.
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,11 @@ def _prepare(
                 continue
             try:
                 downloads.append(Download(entry.key, "success", _fetch(entry, folder, force, report)))
+            except OSError as error:
+                reason = error.strerror or error
+                raise EmbernetError(
+                    f"{entry.key}: could not be made ready ({reason}); what was fetched is kept"
+                ) from None
             except EmbernetError as error:
                 downloads.append(Download(entry.key, "failed", error=error))
                 if isinstance(error, NetworkError) and not isinstance(error, NotOnHubError):
@@ -181,7 +187,7 @@ def _unpack_images(archive: Path, folder: Path) -> None:
                     f"{archive.name}: does not fit on the disk ({size / 1e9:.1f} GB, {free / 1e9:.1f} free)"
                 )
             file.extractall(folder, images)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it wants a password
         archive.unlink()  # so that it is fetched again
         raise EmbernetError(f"{archive.name}: not a whole ZIP archive ({error})") from None
 

@@ -37,10 +37,7 @@ def open_source(
     """
     path = Path(path)
     sources = _open_splits(path, name or path.resolve().stem, domain, () if images is None else (Path(images),), entry)
-    try:
-        return choose_split(sources, split, entry.train_split if entry else None)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    return choose_split(sources, split, entry.train_split if entry else None)
 
 
 def open_data_dir(path: str | os.PathLike[str], stage: int, split: str = "train") -> list[ExampleSource]:
@@ -58,17 +55,15 @@ def open_data_dir(path: str | os.PathLike[str], stage: int, split: str = "train"
     sources = []
     for dataset in datasets:
         if dataset.stage == stage:
-            images, entry = path / IMAGES_FOLDER, DATASETS.get(dataset.key)
+            entry = DATASETS.get(dataset.key)
             try:
-                source = open_source(
-                    dataset.path, split, name=dataset.key, domain=dataset.domain, images=images, entry=entry
-                )
+                splits = open_all(dataset, path)
             except InputError as error:
                 if entry is None or not entry.separate_images:
                     raise
-                hint = f"put the images of {dataset.key} into {images}, or remove {dataset.path}"
+                hint = f"put the images of {dataset.key} into {path / IMAGES_FOLDER}, or remove {dataset.path}"
                 raise InputError(str(error), hint=hint) from None
-            sources.append(source)
+            sources.append(choose_split(splits, split, entry.train_split if entry else None))
     if not sources:
         found = ", ".join(f"{dataset.key} for stage {dataset.stage}" for dataset in datasets)
         raise InputError(

@@ -47,7 +47,8 @@ def choose_split(sources: Mapping[str, ExampleSource], split: str, train_split: 
     else:
         chosen, whole = trained, split == "train" and named["validation"] not in (None, trained)
     if chosen is None:
-        raise InputError(f"there is no split for {split} (found {', '.join(sources)})")
+        name = next(iter(sources.values())).name
+        raise InputError(f"{name}: there is no split for {split} (found {', '.join(sources)})")
     source = sources[chosen]
     if whole:
         return source
