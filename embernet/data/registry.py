@@ -131,7 +131,7 @@ _ENTRIES = (
         samples=81_000,
         size_gb=13.3,
         priority="optional",
-        licence="cc-by-4.0",  # cocodataset.org, about the annotations; the page on the hub names none
+        licence=UNKNOWN_LICENCE,
         description="Short captions of photos",
         added=True,
     ),
@@ -158,7 +158,7 @@ _ENTRIES = (
         samples=45_000,
         size_gb=2,
         priority="critical",
-        licence="cc-by-4.0",
+        licence="cc-by-4.0",  # of facebook/textvqa
         description="Questions about text in photos",
         alternate_id="lmms-lab/textvqa",
     ),
@@ -295,7 +295,7 @@ _ENTRIES = (
         samples=108_000,
         size_gb=15,
         priority="optional",
-        licence="cc-by-4.0",
+        licence="cc-by-4.0",  # of ranjaykrishna/visual_genome
         description="Regions of photos, described",
         dropped=True,
     ),
@@ -333,7 +333,7 @@ _ENTRIES = (
         samples=107_000,
         size_gb=3,
         priority="optional",
-        licence="cc-by-4.0",
+        licence="cc-by-4.0",  # of HuggingFaceM4/NLVR2
         description="Statements about two photos, true or false",
         added=True,
         columns=Columns(images=("left_image", "right_image")),
@@ -402,7 +402,7 @@ _ENTRIES = (
         samples=850_000,
         size_gb=18,
         priority="optional",
-        licence="cc-by-4.0",
+        licence="cc-by-4.0",  # of the original
         description="Questions about rendered solids that need several steps",
         dropped=True,
     ),
@@ -414,7 +414,7 @@ _ENTRIES = (
         samples=800,
         size_gb=0.2,
         priority="optional",
-        licence="other",  # for research, after agreeing to terms on the hub
+        licence=UNKNOWN_LICENCE,  # the hub asks to agree to terms
         description="Pairs of photos whose captions have the same words; fetched with an account, the first is read",
         added=True,
         columns=Columns(images=("image_0",), answer="caption_0"),
