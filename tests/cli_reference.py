@@ -1,6 +1,7 @@
 """Writes docs/cli.md from the command line itself: `python -m tests.cli_reference`."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,24 @@ With `--json` a command prints one object whose first key is `schema` (`embernet
 def reference() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(app)
-    return INTRODUCTION + "".join(_section(command) for command in group.commands.values())
+    return INTRODUCTION + "".join(_sections(group, ()))
 
 
-def _section(command: Any) -> str:
+def _sections(group: Any, names: tuple[str, ...]) -> Iterator[str]:
+    """Sections of a group's commands, and of those of the groups in it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _sections(command, (*names, name))
+        else:
+            yield _section(command, " ".join((*names, name)))
+
+
+def _section(command: Any, name: str) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    usage = " ".join(["embernet", command.name, "[OPTIONS]", *(_usage(p) for p in arguments)])
+    usage = " ".join(["embernet", name, "[OPTIONS]", *(_usage(p) for p in arguments)])
     text, _, examples = inspect.cleandoc(command.help).replace("\b", "").partition("Examples:\n")
-    lines = [f"\n## {command.name}\n", f"    {usage}\n", text.strip() + "\n"]
+    lines = [f"\n## {name}\n", f"    {usage}\n", text.strip() + "\n"]
     rows = [(f"`{p.metavar}`", p.help) for p in arguments]
     rows += [(", ".join(f"`{name}`" for name in (*p.opts, *p.secondary_opts)), p.help) for p in options]
     lines += ["| argument or option | meaning |", "|---|---|", *(f"| {name} | {help_} |" for name, help_ in rows)]

@@ -1,5 +1,7 @@
 """Shared fixtures: the golden model, a tokenizer for it, bundles of it, and a user directory that tests may fill."""
 
+import io as streams
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from embernet.checkpoints import Checkpoint, open_checkpoint
+from embernet.cli import app
 from embernet.export.bundle import ExportOptions, export_bundle
 from embernet.runtime.native_library import FUNCTION_BODIES, supported_isas
 
@@ -82,3 +85,39 @@ def exact_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.mktemp("exact") / "exact.ember"
     export_bundle(tiny_checkpoint, path, ExportOptions(vision="float32", embedding="float32"))
     return path
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Run the command line in this process -> exit code, stdout, stderr."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["embernet", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", _Stdin(stdin))
+        with pytest.raises(SystemExit) as exit_:
+            app.main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return run
+
+
+class _Stdin:
+    """Standard input that holds bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = streams.BytesIO(data)
+        self._lines = iter(data.decode(errors="replace").splitlines(keepends=True))
+
+    def isatty(self) -> bool:
+        return False
+
+    def readline(self) -> str:
+        return next(self._lines, "")
+
+
+def one_sentence(err: str, start: str) -> None:
+    """An error is one sentence, perhaps with one hint, and never a traceback."""
+    lines = err.strip().splitlines()
+    assert lines[0].startswith(f"embernet: {start}"), err
+    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("try: ")), err

@@ -14,7 +14,7 @@ from PIL import Image
 
 from embernet import __main__
 from embernet.cli import app
-from tests.conftest import TINY
+from tests.conftest import TINY, one_sentence
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,44 +24,6 @@ def photo(tmp_path) -> Path:
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
     return path
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """Run the command line in this process -> exit code, stdout, stderr."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["embernet", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", _Stdin(stdin))
-        with pytest.raises(SystemExit) as exit_:
-            app.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return run
-
-
-class _Stdin:
-    """Standard input that holds bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        import io
-
-        self.buffer = io.BytesIO(data)
-        self._lines = iter(data.decode(errors="replace").splitlines(keepends=True))
-
-    def isatty(self) -> bool:
-        return False
-
-    def readline(self) -> str:
-        return next(self._lines, "")
-
-
-def one_sentence(err: str, start: str) -> None:
-    """An error is one sentence, perhaps with one hint, and never a traceback."""
-    lines = err.strip().splitlines()
-    assert lines[0].startswith(f"embernet: {start}"), err
-    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("try: ")), err
 
 
 # --- caption and ask ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import data_reference
 from tests.cli_reference import PAGE, reference
 
 ROOT = Path(__file__).parent.parent
@@ -38,3 +39,8 @@ def test_every_attribute_of_an_operator_is_documented():
         for attribute in [*function.attribute, *(a.name for a in function.attribute_proto)]:
             words = [attribute, attribute.split("_", 1)[-1]]
             assert any(word in page for word in words), f"{function.name}: {attribute}"
+
+
+def test_the_table_of_datasets_is_fresh():
+    text = data_reference.PAGE.read_text(encoding="utf-8")
+    assert text == data_reference.page(text), "run: python -m tests.data_reference"

@@ -1,0 +1,45 @@
+"""Where the images of examples come from: files below known folders, bytes, or several put side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from embernet.errors import InputError
+from embernet.runtime.image import ImageSource, load_image
+
+
+def find_image(value: Any, folders: Sequence[Path]) -> ImageSource:
+    """Bytes as they are, or the file that a record names, in the first folder that has it; InputError if none has."""
+    if isinstance(value, Mapping):  # how the datasets library stores images
+        value = value.get("bytes") or value.get("path")
+    if not value:
+        raise InputError("its image is empty")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise InputError(f"its image is neither a file's name nor bytes (found {type(value).__name__})")
+    if "://" in value:
+        raise InputError(f"its image is an address on the web, which is not fetched ({value})")
+    if "\0" in value:
+        raise InputError("its image's name holds a null character")
+    if ".." in Path(value).parts:  # the file that names it may come from a stranger
+        raise InputError(f"its image lies outside of the dataset ({value})")
+    for folder in folders:
+        if (folder / value).is_file():
+            return folder / value
+    raise InputError(f"{value}: no such image file")
+
+
+def one_image(sources: Sequence[ImageSource]) -> ImageSource | None:
+    """The only image, several side by side on white, None without one; InputError if one of several is not usable."""
+    if len(sources) < 2:
+        return sources[0] if sources else None
+    images = [load_image(source).rgb for source in sources]
+    canvas = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
+    x = 0
+    for image in images:
+        canvas.paste(image, (x, 0))
+        x += image.width
+    return canvas
