@@ -46,6 +46,8 @@ class TextCodec:
 
         Special tokens in the prompt become spaces: nothing a user types is an image or the end of a turn to the model.
         """
+        if not prompt.strip():
+            raise InputError("the prompt is empty")
         try:
             prompt.encode()
         except UnicodeEncodeError as error:

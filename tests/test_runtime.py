@@ -139,6 +139,9 @@ def test_special_tokens_that_a_user_types_are_not_special(stand_in, pipeline, ph
 def test_a_prompt_that_is_no_text(stand_in, photo):
     with pytest.raises(InputError, match="the prompt is not valid Unicode text .* at 4"):
         stand_in.ask(photo, "w10 \udcff")
+    for empty in ("", " \n"):
+        with pytest.raises(InputError, match="the prompt is empty"):
+            stand_in.ask(photo, empty)
 
 
 def test_timings_add_up(tiny_bundle, photo):
