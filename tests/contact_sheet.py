@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from embernet.data.synth import draw
+from embernet.data.synth.version_1 import draw
 from embernet.runtime import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "images" / "spark.png"

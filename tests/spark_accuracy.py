@@ -9,10 +9,9 @@ import json
 import sys
 from collections.abc import Iterator
 
-from embernet.data.synth import draw
+from embernet.data.scores import Item, best_guesses, items_of, tally
+from embernet.data.synth.version_1 import draw
 from embernet.runtime import Model, load
-from embernet.training.evaluation import Item, best_guesses, items_of, tally
-from embernet.training.pool import Text
 
 KINDS = ("scene", "number")
 DRAWINGS_TO_GUESS_FROM = 5000
@@ -24,7 +23,7 @@ def results(model: Model, split: str, count: int) -> Iterator[tuple[Item, bool]]
         for index in range(count):
             drawing = draw(split, index, kind=kind)
             image = model.encode(drawing.image)
-            for item in items_of([Text.of(drawing)]):
+            for item in items_of([drawing]):
                 yield item, model.ask(image, item.prompt).text == item.answer
 
 
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("-n", "--count", type=int, default=500, help="drawings of each kind")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     arguments = parser.parse_args()
-    guesses = best_guesses(Text.of(draw("train", index)) for index in range(DRAWINGS_TO_GUESS_FROM))
+    guesses = best_guesses(draw("train", index) for index in range(DRAWINGS_TO_GUESS_FROM))
     scores = tally(results(load(arguments.model), arguments.split, arguments.count), guesses)
     values = {"model": arguments.model, "split": arguments.split, "scores": {k: s.to_dict() for k, s in scores.items()}}
     sys.stdout.write(json.dumps(values, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embernet.data.synth import draw
+from embernet.data.synth.version_1 import draw
 from embernet.models.embernet.config import EmberNetConfig
 from embernet.runtime import Model, load
 from embernet.runtime.bundle import open_bundle

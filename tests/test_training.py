@@ -12,7 +12,10 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from embernet.checkpoints import open_checkpoint
-from embernet.data.synth import COUNTS, DESCRIBE, SPLITS, Drawing, corpus, draw
+from embernet.data.synth.drawing import DESCRIBE, Drawing
+from embernet.data.synth.shapes import COUNTS
+from embernet.data.synth.splits import SPLITS
+from embernet.data.synth.version_1 import ATTRIBUTES, corpus, draw
 from embernet.data.tokenizer import BOS, EOS, IMAGE, PAD, SPECIAL_TOKENS, UNKNOWN, build_tokenizer
 from embernet.families import get_family
 from embernet.initial import initial_tensors
@@ -26,7 +29,7 @@ from embernet.training.forward import packed_forward
 from embernet.training.fused import FusedBitLinear, fuse_bitlinears
 from embernet.training.loop import Phase
 from embernet.training.muon import orthogonalize
-from embernet.training.patches import ATTRIBUTES, PatchHead, patch_labels
+from embernet.training.patches import PatchHead, patch_labels
 from embernet.training.spark import Recipe, train_spark
 from tests.tolerances import FLOAT32
 
@@ -99,14 +102,14 @@ def test_a_number_streams_as_it_is_written() -> None:
 def test_every_mark_is_on_some_patch() -> None:
     for index in range(60):
         drawing = draw("train", index)
-        names, colors, sizes = patch_labels(drawing.marks, 8)
-        assert {ATTRIBUTES[0][i] for i in names} - {"nothing"} == {mark.name for mark in drawing.marks}
+        names, colors, sizes = patch_labels(drawing.marks, 8, ATTRIBUTES)
+        assert {ATTRIBUTES[0][i] for i in names} - {""} == {mark.name for mark in drawing.marks}
         assert ((names > 0) == (colors > 0)).all()
         assert ((names > 0) == (sizes > 0)).all()
 
 
 def test_a_patch_head_reads_a_token_for_the_patches_of_its_cell() -> None:
-    head = PatchHead(hidden_size=64, num_tokens=16, num_patches=64)
+    head = PatchHead(hidden_size=64, num_tokens=16, num_patches=64, attributes=ATTRIBUTES)
     labels = torch.zeros(1, 3, 64, dtype=torch.long)
     labels[0, 0, 8 * 3 + 5] = 4  # row 3, column 5: cell (1, 2), there row 1, column 1
     tokens = torch.zeros(1, 16, 64)

@@ -14,7 +14,7 @@ from embernet.cli.options import JsonOption, QuietOption
 from embernet.cli.output import note, print_json
 
 if TYPE_CHECKING:
-    from embernet.training.evaluation import Score
+    from embernet.data.scores import Score
     from embernet.training.loop import Progress
 
 _STEPS_PER_NOTE = 100

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embernet.data.synth import COLORS, SHAPES, SIZES, Mark
-
-_NOTHING = "nothing"
-# What a patch is asked: the shape or digit on it, its color, its size.
-ATTRIBUTES = ((_NOTHING, *SHAPES, *"0123456789"), (_NOTHING, *COLORS), (_NOTHING, *SIZES))
+from embernet.data.synth.drawing import Attributes, Mark
 
 
-def patch_labels(marks: Sequence[Mark], side: int) -> NDArray[np.int8]:
-    """Class of every attribute (3, side * side): of the mark whose box holds the patch's centre, the nearest first."""
-    labels = np.zeros((len(ATTRIBUTES), side, side), np.int8)
+def patch_labels(marks: Sequence[Mark], side: int, attributes: Attributes) -> NDArray[np.int8]:
+    """What is on each patch: classes of name, color and size (3, side * side), places in `attributes`, 0 = nothing.
+
+    A patch shows the mark whose box holds its centre, the nearest first.
+    """
+    labels = np.zeros((len(attributes), side, side), np.int8)
     centers = (np.arange(side) + 0.5) / side
     nearest = np.ones((side, side))
     for mark in marks:
@@ -37,9 +36,9 @@ def patch_labels(marks: Sequence[Mark], side: int) -> NDArray[np.int8]:
         covered = distance < nearest
         nearest[covered] = distance[covered]
         classes = (mark.name, mark.color, mark.size)
-        for plane, names, name in zip(labels, ATTRIBUTES, classes, strict=True):
+        for plane, names, name in zip(labels, attributes, classes, strict=True):
             plane[covered] = names.index(name)
-    return labels.reshape(len(ATTRIBUTES), -1)
+    return labels.reshape(len(attributes), -1)
 
 
 class PatchHead(nn.Module):
@@ -48,11 +47,11 @@ class PatchHead(nn.Module):
     With as many tokens as patches a cell is one patch; after a shuffle by f it is f x f of them.
     """
 
-    def __init__(self, hidden_size: int, num_tokens: int, num_patches: int) -> None:
+    def __init__(self, hidden_size: int, num_tokens: int, num_patches: int, attributes: Attributes) -> None:
         super().__init__()
         self.side = int(num_patches**0.5)
         self.cell = self.side // int(num_tokens**0.5)
-        self.sizes = [*(len(names) for names in ATTRIBUTES), self.side, self.side]
+        self.sizes = [*(len(names) for names in attributes), self.side, self.side]
         self.linear = nn.Linear(hidden_size, self.cell**2 * sum(self.sizes))
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:

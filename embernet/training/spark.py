@@ -23,7 +23,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from embernet.checkpoints import require_new, save_checkpoint
-from embernet.data.synth import COUNTS, DESCRIBE, corpus
+from embernet.data.scores import Score, best_guesses
+from embernet.data.synth.drawing import DESCRIBE, Attributes, Text
+from embernet.data.synth.shapes import COUNTS
+from embernet.data.synth.version_1 import SparkDrawings, corpus
 from embernet.data.tokenizer import build_tokenizer
 from embernet.families import get_family
 from embernet.initial import initial_tensors
@@ -31,14 +34,14 @@ from embernet.models.embernet.config import EmberNetConfig
 from embernet.models.embernet.model import EmberNet, expert_supervision_loss, router_balance_loss
 from embernet.models.embernet.vision import VisionEncoder
 from embernet.training.batches import Conversation, ConversationEncoder, Turn
-from embernet.training.evaluation import Score, best_guesses, evaluate
+from embernet.training.evaluation import evaluate
 from embernet.training.forward import packed_forward
 from embernet.training.fused import fuse_bitlinears
 from embernet.training.loop import Phase, Progress, Report, ignore_progress, run_phase
 from embernet.training.muon import Muon
 from embernet.training.parallel import run_parallel
 from embernet.training.patches import PatchHead
-from embernet.training.pool import Text, open_pool, render_pool
+from embernet.training.pool import open_pool, render_pool
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,8 @@ def train_spark(
 
     with tempfile.TemporaryDirectory(prefix="embernet-") as temporary:
         folder = Path(temporary)
-        pool = render_pool(folder, "train", recipe.drawings, config, seed, None, processes, rendered)
-        model = run_parallel(
-            _train, processes, config, tokenizer.to_str(), folder, pool.texts, recipe, seed, report=report
-        )
+        pool = render_pool(folder, SparkDrawings("train", seed), recipe.drawings, config, processes, rendered)
+        model = run_parallel(_train, processes, config, tokenizer.to_str(), folder, recipe, seed, report=report)
         guesses = best_guesses(pool.texts)
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -118,7 +119,7 @@ def evaluate_drawings(
     scores: dict[str, Score] = {}
     for kind in ("scene", "number"):
         with tempfile.TemporaryDirectory(prefix="embernet-") as folder:
-            pool = render_pool(Path(folder), split, count, model.config, kind=kind)
+            pool = render_pool(Path(folder), SparkDrawings(split, kind=kind), count, model.config)
             scores |= evaluate(model, encoder, pool, guesses)
     return scores
 
@@ -126,13 +127,13 @@ def evaluate_drawings(
 class _Trainee(nn.Module):
     """The model with the heads that only training needs."""
 
-    def __init__(self, config: EmberNetConfig) -> None:
+    def __init__(self, config: EmberNetConfig, attributes: Attributes) -> None:
         super().__init__()
         self.model = EmberNet(config)
         patches, cells = config.num_patches, config.num_image_tokens
-        self.tower_head = PatchHead(config.vision_hidden_size, patches, patches)
-        self.compressor_head = PatchHead(config.vision_hidden_size, cells, patches)
-        self.projector_head = PatchHead(config.hidden_size, cells, patches)
+        self.tower_head = PatchHead(config.vision_hidden_size, patches, patches, attributes)
+        self.compressor_head = PatchHead(config.vision_hidden_size, cells, patches, attributes)
+        self.projector_head = PatchHead(config.hidden_size, cells, patches, attributes)
 
     def see(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The compressor's tokens (B, N, C), and the losses of the heads up to there."""
@@ -163,16 +164,17 @@ def _train(
     config: EmberNetConfig,
     tokenizer_json: str,
     folder: Path,
-    texts: Sequence[Text],
     recipe: Recipe,
     seed: int,
     report: Report = ignore_progress,
 ) -> EmberNet:
     """What each process does, on the drawings of `folder`."""
-    pool = open_pool(folder, texts)
+    drawings = SparkDrawings("train", seed)
+    pool = open_pool(folder, drawings, recipe.drawings, config)
+    texts = pool.texts
     encoder = ConversationEncoder(Tokenizer.from_str(tokenizer_json), config)
     torch.manual_seed(seed)
-    trainee = _Trainee(config)
+    trainee = _Trainee(config, drawings.attributes)
     _initialize(trainee.model, seed)
     fuse_bitlinears(trainee)
 
@@ -182,8 +184,7 @@ def _train(
             indices = np.sort(rng.integers(len(pool), size=count))
         else:
             indices = np.sort(np.searchsorted(chances, rng.random(count)))
-        labels = torch.from_numpy(pool.patch_labels[indices]).long()
-        return _Sample(rng, [texts[i] for i in indices], pool.pixel_values(indices), labels)
+        return _Sample(rng, [texts[i] for i in indices], pool.pixel_values(indices), pool.labels(indices))
 
     def see(step: int) -> dict[str, Tensor]:
         drawn = sample(0, step, recipe.vision_batch)

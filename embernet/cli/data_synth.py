@@ -1,0 +1,68 @@
+"""`embernet data synth`: drawings with captions, questions and answers."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embernet.cli.options import JsonOption, QuietOption
+from embernet.cli.output import print_json, progress
+from embernet.models.embernet.config import EXPERT_DOMAINS
+
+
+class Split(str, Enum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+def synth(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write: images/ and conversations.json.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=10_000_000, help="How many drawings.")] = 1000,
+    split: Annotated[Split, typer.Option("--split", help="Which split; no content is in two of them.")] = Split.train,
+    domain: Annotated[
+        str | None, typer.Option("--domain", help=f"One of {', '.join(EXPERT_DOMAINS)}. Default: all in turn.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawings.")] = 0,
+    contact_sheet: Annotated[
+        Path | None, typer.Option("--contact-sheet", help="PNG file for the first 40 drawings with their texts.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw images of eight domains, with captions, questions and answers as a LLaVA JSON.
+
+    The same options always give the same drawings (docs/synth.md shows them).
+
+    \b
+    Examples:
+      embernet data synth -o drawings --count 2000
+      embernet data synth -o charts --split test --domain code_math_chart
+      embernet data synth -o drawings --count 40 --contact-sheet sheet.png
+    """
+    if domain is not None and domain not in EXPERT_DOMAINS:
+        raise typer.BadParameter(f"no such domain (found {domain!r}, expected one of {', '.join(EXPERT_DOMAINS)})")
+
+    from embernet.data.synth import SynthDrawings
+    from embernet.data.synth.folder import write_contact_sheet, write_folder
+
+    drawings = SynthDrawings(split.value, seed, domain)
+    with progress("drawing", count, quiet) as advance:
+        write_folder(output, drawings, count, advance)
+    if contact_sheet is not None:
+        write_contact_sheet(contact_sheet, drawings)
+    if json:
+        print_json(
+            "embernet.data.synth/1",
+            {
+                "path": str(output),
+                "split": split.value,
+                "domain": domain,
+                "seed": seed,
+                "count": count,
+                "contact_sheet": str(contact_sheet) if contact_sheet else None,
+            },
+        )
+    else:
+        typer.echo(f"{output}: {count} drawings of the {split.value} split")

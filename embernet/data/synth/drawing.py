@@ -1,0 +1,63 @@
+"""What a generator gives: an image, what may be asked about it, and what lies where in it."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from PIL import Image
+
+# The caption of a drawing answers all of these.
+DESCRIBE = (
+    "describe the image",
+    "describe this image.",
+    "describe the picture",
+    "caption this image",
+    "what do you see?",
+    "what is this?",
+    "what is in the image?",
+)
+
+# The names that marks can have, their colors and their sizes. The first of each, "", stands for nothing.
+Attributes: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """kind: what is asked, "color" or "count"; questions of a kind are scored together."""
+
+    kind: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing in an image, a shape or a character, and the box around it: centre and half sides, in image sides.
+
+    color and size are "" where they say nothing.
+    """
+
+    name: str
+    color: str
+    size: str
+    x: float
+    y: float
+    half_width: float
+    half_height: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """What may be asked about a drawing. The caption answers every prompt of DESCRIBE; domain: the expert's."""
+
+    kind: str
+    caption: str
+    questions: tuple[Question, ...]
+    domain: str
+
+
+@dataclass(frozen=True)
+class Drawing(Text):
+    """One image, what may be asked about it, and what lies where in it."""
+
+    image: Image.Image
+    marks: tuple[Mark, ...]
