@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from embernet import EmbernetError, __version__
-from embernet.cli import ask, bench, caption, chat, data, export, info, init, train, verify
+from embernet.cli import ask, bench, caption, chat, data, data_synth, export, info, init, train, verify
 from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
 from embernet.cli.output import print_error
 
@@ -51,8 +51,8 @@ _COMMANDS = (
 )
 for command in _COMMANDS:
     app.command(context_settings=_SETTINGS)(command)
-data_app = typer.Typer(help="Fetch and look at the datasets to train on.", no_args_is_help=True)
-for data_command in (data.prepare, data.show):
+data_app = typer.Typer(help="Fetch, draw and look at the datasets to train on.", no_args_is_help=True)
+for data_command in (data.prepare, data.show, data_synth.synth):
     data_app.command(context_settings=_SETTINGS)(data_command)
 app.add_typer(data_app, name="data", context_settings={"help_option_names": ["-h", "--help"]})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from embernet.data.synth.palette import COLORS, contrasting, jitter
 from embernet.data.synth.plan import Compose, Plan, pick, yes_or_no
 from embernet.data.synth.road_signs import ROAD_SIGNS, RoadSign
 from embernet.data.synth.symbols import SYMBOLS, Symbol
+
+T = TypeVar("T")
+_Sign: TypeAlias = RoadSign | Symbol
 
 _CORNERS = {"top left": (-1, -1), "top right": (1, -1), "bottom left": (-1, 1), "bottom right": (1, 1)}
 _HALVES = {"small": (0.28, 0.35), "large": (0.35, 0.42)}  # of the side
@@ -32,31 +36,43 @@ TEXTS = (
 
 
 def choose(rng: np.random.Generator) -> Compose:
-    things: Sequence[Flag] | Sequence[RoadSign] | Sequence[Symbol] = pick(rng, (FLAGS, ROAD_SIGNS, SYMBOLS))
-    return partial(_compose, things)
+    kinds: tuple[Compose, ...] = (
+        _flag,
+        partial(_sign, "road sign", ROAD_SIGNS),
+        partial(_sign, "symbol", SYMBOLS),
+    )
+    return pick(rng, kinds)
 
 
-def _compose(things: Sequence[Flag] | Sequence[RoadSign] | Sequence[Symbol], rng: np.random.Generator) -> Plan:
+def _flag(rng: np.random.Generator) -> Plan:
+    flag, said, is_right = _asked(FLAGS, rng)
+    questions = [
+        Question("country", "which country is it?", flag.country),
+        Question("capital", "what is the capital?", flag.capital),
+        Question("continent", "which continent is it on?", flag.continent),
+        Question("is it", f"is it the {said.name}?", yes_or_no(is_right)),
+    ]
+    return _plan("flag", flag, f"the {flag.name}", questions, rng)
+
+
+def _sign(kind: str, signs: Sequence[_Sign], rng: np.random.Generator) -> Plan:
+    sign, said, is_right = _asked(signs, rng)
+    questions = [
+        Question("meaning", "what does it mean?", sign.meaning),
+        Question("name", "what is it called?", sign.name),
+        Question("does it", f"does it mean {said.meaning}?", yes_or_no(is_right)),
+    ]
+    return _plan(kind, sign, f"the {kind} {sign.name}", questions, rng)
+
+
+def _asked(things: Sequence[T], rng: np.random.Generator) -> tuple[T, T, bool]:
+    """What is shown, what a yes/no question asks for, and whether these are the same."""
+    thing, is_right = pick(rng, things), bool(rng.random() < 0.5)
+    return thing, thing if is_right else pick(rng, [other for other in things if other is not thing]), is_right
+
+
+def _plan(kind: str, thing: Flag | _Sign, caption: str, questions: list[Question], rng: np.random.Generator) -> Plan:
     wall, corner, size = pick(rng, list(COLORS)), pick(rng, tuple(_CORNERS)), pick(rng, tuple(_HALVES))
-    thing = pick(rng, things)
-    is_right = bool(rng.random() < 0.5)
-    said = thing if is_right else pick(rng, [other for other in things if other is not thing])
-    if isinstance(thing, Flag) and isinstance(said, Flag):
-        kind, caption = "flag", f"the {thing.name}"
-        questions = [
-            Question("country", "which country is it?", thing.country),
-            Question("capital", "what is the capital?", thing.capital),
-            Question("continent", "which continent is it on?", thing.continent),
-            Question("is it", f"is it the {said.name}?", yes_or_no(is_right)),
-        ]
-    elif not isinstance(thing, Flag) and not isinstance(said, Flag):
-        kind = "road sign" if isinstance(thing, RoadSign) else "symbol"
-        caption = f"the {kind} {thing.name}"
-        questions = [
-            Question("meaning", "what does it mean?", thing.meaning),
-            Question("name", "what is it called?", thing.name),
-            Question("does it", f"does it mean {said.meaning}?", yes_or_no(is_right)),
-        ]
 
     def paint(rng: np.random.Generator, typeface: str) -> Canvas:
         return _paint(thing, wall, _CORNERS[corner], _HALVES[size], rng, typeface)
@@ -66,7 +82,7 @@ def _compose(things: Sequence[Flag] | Sequence[RoadSign] | Sequence[Symbol], rng
 
 
 def _paint(
-    thing: Flag | RoadSign | Symbol,
+    thing: Flag | _Sign,
     wall: str,
     corner: tuple[int, int],
     halves: tuple[float, float],

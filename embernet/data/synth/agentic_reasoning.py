@@ -30,7 +30,8 @@ TEXTS = (
 
 def choose(rng: np.random.Generator) -> Compose:
     is_enough = bool(rng.random() < 0.5)
-    return pick(rng, (partial(_prices, is_enough), partial(_stock, is_enough), _numbers))
+    kinds: tuple[Compose, ...] = (partial(_prices, is_enough), partial(_stock, is_enough), _numbers)
+    return pick(rng, kinds)
 
 
 def _prices(is_enough: bool, rng: np.random.Generator) -> Plan:

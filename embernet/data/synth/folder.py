@@ -44,9 +44,7 @@ def write_folder(
             for number, (prompt, answer) in enumerate(example.turns):
                 value = prompt if number else f"<image>\n{prompt}"
                 conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
-            records.append(
-                {"id": example.id, "image": name, "domain": example.domain, "conversations": conversations}
-            )
+            records.append({"id": example.id, "image": name, "domain": example.domain, "conversations": conversations})
             progress(1)
         write_text(part / CONVERSATIONS, json.dumps(records, indent=1) + "\n")
         part.replace(target)

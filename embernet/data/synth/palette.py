@@ -42,6 +42,12 @@ def background(rng: np.random.Generator, colors: Sequence[str], contrast: float 
             return r, g, b
 
 
+def black_or_white(color: Rgb) -> str:
+    """Which of the two is easier to read on `color`."""
+    red, green, blue = color
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 128 else "white"
+
+
 def contrasting(color: Rgb, rng: np.random.Generator) -> str:
     """Name of a color that stands out from `color` (from some greys none does by CONTRAST, then the best)."""
     differences = np.abs(np.array(list(COLORS.values())) - color).max(axis=1)

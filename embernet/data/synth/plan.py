@@ -33,7 +33,7 @@ Compose: TypeAlias = Callable[[np.random.Generator], Plan]
 
 def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     """One of `choices`, all alike likely."""
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def sample(rng: np.random.Generator, choices: Sequence[T], count: int) -> list[T]:

@@ -29,7 +29,9 @@ _NUMBERS = {1: "one"} | COUNTS
 
 
 def choose(rng: np.random.Generator) -> Compose:
-    return pick(rng, (_alike, _kinds, partial(_odd_one_out, True), partial(_odd_one_out, False), _row, _row))
+    in_color = bool(rng.random() < 0.5)
+    kinds: tuple[Compose, ...] = (_alike, _kinds, partial(_odd_one_out, in_color), _row)
+    return pick(rng, kinds)
 
 
 def alike(rng: np.random.Generator) -> tuple[str, list[Thing], list[Question]]:

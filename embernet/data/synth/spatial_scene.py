@@ -105,7 +105,7 @@ def pick_thing(rng: np.random.Generator) -> tuple[str, str, str, float]:
 
 def is_there(rng: np.random.Generator, things: Sequence[Thing]) -> Question:
     """A yes/no question that is true half of the time; a false one is near: it changes the color or the shape."""
-    thing = things[rng.integers(len(things))]
+    thing = pick(rng, things)
     color, shape = thing.color, thing.shape
     yes = bool(rng.random() < 0.5)
     while not yes and any((t.color, t.shape) == (color, shape) for t in things):

@@ -8,7 +8,7 @@ import numpy as np
 
 from embernet.data.synth.canvas import Canvas
 from embernet.data.synth.drawing import Question
-from embernet.data.synth.palette import COLORS, background, contrasting
+from embernet.data.synth.palette import COLORS, background, black_or_white, contrasting
 from embernet.data.synth.plan import Compose, Plan, listed, pick, sample, yes_or_no
 
 LETTERS = "cfhkmtxz"  # eight that look different
@@ -99,6 +99,6 @@ def _paint(letters: list[str], arrows: list[tuple[str, str]], rng: np.random.Gen
         if not is_filled:
             inside = paper
             canvas.rectangle(x, y, half - 0.022, half - 0.022, inside, max(0.0, min(corner, half) - 0.022))
-        letter_color = contrasting(inside, rng) if is_filled else box
+        letter_color = black_or_white(inside) if is_filled else box
         canvas.text(letter.upper(), x, y, 0.16, 0.15, typeface, COLORS[letter_color], letter_color)
     return canvas
