@@ -24,6 +24,7 @@ from embernet.training import pool
 from embernet.training.patches import patch_labels
 from tests.conftest import one_sentence
 
+ROOT = Path(__file__).parent.parent
 CONFIG = EmberNetConfig.preset("spark")
 
 
@@ -162,6 +163,8 @@ def test_arrows_lead_where_the_caption_says() -> None:
 
 
 def test_the_words_are_those_of_the_list() -> None:
+    page = (ROOT / "docs" / "synth.md").read_text(encoding="utf-8")
+    assert page.partition("## The words")[2].split() == [*WORDS]
     assert len(WORDS) == len({*WORDS}) == 200
     words = {text.caption.split()[2] for text in texts("vision_ocr") if text.kind == "word"}
     assert words <= {*WORDS}

@@ -111,15 +111,15 @@ def _light_and_noise(image: Image.Image, rng: np.random.Generator) -> Image.Imag
     noise = float(rng.uniform(2, 14)) if rng.random() < 0.4 else 0.0
     if light is None and tint is None and not noise:
         return image
-    pixels: NDArray[np.float32] = np.asarray(image, np.float32)
+    pixels = np.array(image, np.float32)
     if light is not None:
-        pixels = pixels * light[..., None]
+        pixels *= light[..., None]
     if tint is not None:
-        pixels = pixels * tint
+        pixels *= tint
     if noise:
         start = rng.integers(len(_NOISE) - pixels.size)
-        pixels = pixels + np.float32(noise) * _NOISE[start : start + pixels.size].reshape(pixels.shape)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        pixels += np.float32(noise) * _NOISE[start : start + pixels.size].reshape(pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
 
 
 def _ramp(rng: np.random.Generator) -> NDArray[np.float32]:

@@ -65,7 +65,7 @@ def _contact_sheet(drawings: Sequence[Drawing]) -> Image.Image:
     rows = -(-len(drawings) // columns)
     height = SIDE + _TEXT_HEIGHT
     sheet = Image.new("RGB", (columns * _COLUMN + _MARGIN, rows * height + _MARGIN), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for number, drawing in enumerate(drawings):
         x, y = _MARGIN + number % columns * _COLUMN, _MARGIN + number // columns * height
         sheet.paste(drawing.image, (x, y))
@@ -73,7 +73,7 @@ def _contact_sheet(drawings: Sequence[Drawing]) -> Image.Image:
         texts = [(drawing.caption, _CAPTION_INK)]
         texts += [(f"{question.prompt} {question.answer}", _QUESTION_INK) for question in drawing.questions]
         for text, ink in texts:
-            for line in textwrap.wrap(text, 32):
+            for line in textwrap.wrap(text, 30):
                 pen.text((x, y), line, fill=ink, font=font)
                 y += _LINE
     return sheet

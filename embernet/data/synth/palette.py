@@ -23,23 +23,22 @@ COLORS: dict[str, Rgb] = {
 
 def jitter(color: Rgb, amount: float, rng: np.random.Generator) -> Rgb:
     """A color that differs by up to `amount` in each channel."""
-    r, g, b = np.clip(np.asarray(color) + rng.uniform(-amount, amount, 3), 0, 255).astype(int).tolist()
-    return r, g, b
+    red, green, blue = (c + offset for c, offset in zip(color, rng.uniform(-amount, amount, 3).tolist(), strict=True))
+    return _channel(red), _channel(green), _channel(blue)
 
 
 def background(rng: np.random.Generator, colors: Sequence[str], contrast: float = CONTRAST) -> Rgb:
     """A background that differs from each of `colors` by `contrast` in some channel."""
-    inks = np.array([COLORS[name] for name in colors])
+    inks = [COLORS[name] for name in colors]
     while True:
         if rng.random() < 0.8:  # mostly paper, grey or dark; sometimes any color
-            base = np.full(3, rng.choice([rng.uniform(205, 255), rng.uniform(90, 205), rng.uniform(0, 60)]))
-            base = base + rng.uniform(-12, 12, 3)
+            levels = (rng.uniform(205, 255), rng.uniform(90, 205), rng.uniform(0, 60))
+            base = levels[rng.integers(3)] + rng.uniform(-12, 12, 3)
         else:
             base = rng.uniform(0, 255, 3)
-        base = np.clip(base, 0, 255)
-        if np.abs(inks - base).max(axis=1).min() > contrast:
-            r, g, b = base.astype(int).tolist()
-            return r, g, b
+        red, green, blue = np.clip(base, 0, 255).tolist()
+        if all(max(abs(r - red), abs(g - green), abs(b - blue)) > contrast for r, g, b in inks):
+            return int(red), int(green), int(blue)
 
 
 def black_or_white(color: Rgb) -> str:
@@ -54,3 +53,7 @@ def contrasting(color: Rgb, rng: np.random.Generator) -> str:
     enough = min(CONTRAST, int(differences.max()))
     names = [name for name, difference in zip(COLORS, differences, strict=True) if difference >= enough]
     return names[rng.integers(len(names))]
+
+
+def _channel(value: float) -> int:
+    return int(min(max(value, 0), 255))
