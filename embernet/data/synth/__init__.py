@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from embernet.data.example import Example
+from embernet.data.example import Example, Turn
 from embernet.data.synth import (
     agentic_knowledge,
     agentic_reasoning,
@@ -120,7 +120,10 @@ class SynthSource:
         if not 0 <= index < self.count:
             raise IndexError(index)
         drawing = self.drawings.drawing(index)
-        # The words of the request change from drawing to drawing, and not with the order they are read in.
-        turns = [(DESCRIBE[index // len(DOMAINS) % len(DESCRIBE)], drawing.caption)]
-        turns += [(question.prompt, question.answer) for question in drawing.questions]
-        return Example(f"{self.drawings.split}/{index}", drawing.image, tuple(turns), drawing.domain)
+        return Example(f"{self.drawings.split}/{index}", drawing.image, turns_of(drawing, index), drawing.domain)
+
+
+def turns_of(drawing: Drawing, index: int) -> tuple[Turn, ...]:
+    """The conversation about drawing number `index`; its number decides in which words the caption is asked for."""
+    describe_it = DESCRIBE[index // len(DOMAINS) % len(DESCRIBE)]
+    return ((describe_it, drawing.caption), *((q.prompt, q.answer) for q in drawing.questions))

@@ -24,7 +24,7 @@ MARK_NAMES = (
     *(flag.name for flag in FLAGS),
     *(sign.name for sign in ROAD_SIGNS),
     *(symbol.name for symbol in SYMBOLS),
-    *"stop0123456789p",
+    *"stop350",  # what is written on the signs
 )
 TEXTS = (
     *(f"the {flag.name} {flag.capital} {flag.continent}" for flag in FLAGS),

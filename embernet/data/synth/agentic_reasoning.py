@@ -58,7 +58,7 @@ def _prices(is_enough: bool, rng: np.random.Generator) -> Plan:
         ink = contrasting(paper, rng)
         for (color, shape, price), place in zip(looks, (0.27, 0.73), strict=True):
             x, y = (0.3, place) if is_list else (place, 0.28)
-            canvas.thing(Thing("large", color, shape, x, y, float(rng.uniform(0.14, 0.18))))
+            canvas.thing(Thing("large", color, shape, x, y, float(rng.uniform(0.17, 0.2))))
             x, y = (0.72, place) if is_list else (place, 0.75)
             canvas.text(price, x, y, 0.3, 0.28, typeface, canvas.ink(ink), ink)
         return canvas

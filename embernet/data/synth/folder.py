@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from embernet.checkpoints import part_folder, require_new, write_text
-from embernet.data.synth import DOMAINS, SynthDrawings, SynthSource
+from embernet.data.synth import DOMAINS, SynthDrawings, turns_of
 from embernet.data.synth.camera import SIDE
 from embernet.data.synth.drawing import Drawing
 
@@ -31,20 +31,18 @@ def write_folder(
     """
     output = Path(output)
     require_new(output)
-    source = SynthSource(drawings, count)
     with part_folder(output) as (part, target):
         (part / "images").mkdir()
         records = []
         for index in range(count):
-            example, name = source[index], f"images/{index:06}.png"
-            if not isinstance(example.image, Image.Image):
-                raise TypeError(type(example.image))
-            example.image.save(part / name)
+            drawing, name = drawings.drawing(index), f"images/{index:06}.png"
+            drawing.image.save(part / name)
             conversations = []
-            for number, (prompt, answer) in enumerate(example.turns):
+            for number, (prompt, answer) in enumerate(turns_of(drawing, index)):
                 value = prompt if number else f"<image>\n{prompt}"
                 conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
-            records.append({"id": example.id, "image": name, "domain": example.domain, "conversations": conversations})
+            record = {"id": f"{drawings.split}/{index}", "image": name, "domain": drawing.domain}
+            records.append(record | {"conversations": conversations})
             progress(1)
         write_text(part / CONVERSATIONS, json.dumps(records, indent=1) + "\n")
         part.replace(target)

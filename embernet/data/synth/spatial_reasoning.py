@@ -98,7 +98,7 @@ def _row(rng: np.random.Generator) -> Plan:
     line = float(rng.uniform(0.3, 0.7))
     things = []
     for i, look in enumerate(zip(colors, shapes, strict=True)):
-        radius = float(rng.uniform(0.11, 0.15))
+        radius = float(rng.uniform(0.11, 0.13))
         along, across = (a + float(rng.uniform(-0.04, 0.04)) for a in (0.18 + 0.32 * i, line))
         x, y = (across, along) if vertical else (along, across)
         things.append(Thing("small", *look, x, y, radius))
