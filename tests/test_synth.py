@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embernet.data.llava import LlavaJson
 from embernet.data.scores import best_guesses
+from embernet.data.splits import SPLITS
 from embernet.data.synth import ATTRIBUTES, DOMAINS, SynthDrawings, SynthSource, corpus, describe, draw
 from embernet.data.synth.camera import SIDE, photograph
 from embernet.data.synth.canvas import Canvas
 from embernet.data.synth.drawing import DESCRIBE, Text
 from embernet.data.synth.priors import priors
-from embernet.data.synth.splits import SPLITS
 from embernet.data.synth.typefaces import choose_typeface, typefaces
 from embernet.data.synth.words import WORDS
 from embernet.data.tokenizer import SPECIAL_TOKENS, UNKNOWN, build_tokenizer
@@ -269,6 +270,8 @@ def test_the_command_writes_images_and_conversations(cli, tmp_path: Path) -> Non
     assert records[8]["conversations"][0]["value"].startswith("<image>\n")
     with Image.open(tmp_path / "a" / records[8]["image"]) as image:
         assert image.tobytes() == drawing.image.tobytes()
+    example = LlavaJson(tmp_path / "a" / "conversations.json")[8]
+    assert (example.turns[0][1], example.domain) == (drawing.caption, drawing.domain)
     with Image.open(sheet) as image:
         assert image.width > 8 * SIDE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "sheet.png"]

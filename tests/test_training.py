@@ -12,9 +12,9 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from embernet.checkpoints import open_checkpoint
+from embernet.data.splits import SPLITS
 from embernet.data.synth.drawing import DESCRIBE, Drawing
 from embernet.data.synth.shapes import COUNTS
-from embernet.data.synth.splits import SPLITS
 from embernet.data.synth.version_1 import ATTRIBUTES, corpus, draw
 from embernet.data.tokenizer import BOS, EOS, IMAGE, PAD, SPECIAL_TOKENS, UNKNOWN, build_tokenizer
 from embernet.families import get_family

@@ -1,19 +1,13 @@
 """`embernet data synth`: drawings with captions, questions and answers."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from embernet.cli.data import Split
 from embernet.cli.options import JsonOption, QuietOption
 from embernet.cli.output import print_json, progress
-
-
-class Split(str, Enum):
-    train = "train"
-    validation = "validation"
-    test = "test"
 
 
 def synth(

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from embernet.data.example import Example, Turn
+from embernet.data.splits import SPLITS
 from embernet.data.synth import (
     agentic_knowledge,
     agentic_reasoning,
@@ -26,7 +27,7 @@ from embernet.data.synth.drawing import DESCRIBE, Attributes, Drawing, Text
 from embernet.data.synth.palette import COLORS
 from embernet.data.synth.plan import Plan
 from embernet.data.synth.shapes import SIZES
-from embernet.data.synth.splits import SPLITS, split_of
+from embernet.data.synth.splits import split_of
 from embernet.data.synth.typefaces import choose_typeface
 
 VERSION = 2  # to be counted up with every change of any drawing

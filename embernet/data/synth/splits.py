@@ -2,8 +2,6 @@
 
 import hashlib
 
-SPLITS = ("train", "validation", "test")
-
 
 def split_of(content: str) -> str:
     """10 % of all contents are "test", 5 % "validation", the rest "train", by hash."""

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from embernet.data.splits import SPLITS
 from embernet.data.synth.drawing import DESCRIBE, Attributes, Drawing, Mark, Question
 from embernet.data.synth.palette import COLORS, background, jitter
 from embernet.data.synth.shapes import COUNTS, SHAPES, SIZES
 from embernet.data.synth.spatial_reasoning import alike
 from embernet.data.synth.spatial_scene import HOW_MANY, PLACES, one, two
-from embernet.data.synth.splits import SPLITS, split_of
+from embernet.data.synth.splits import split_of
 from embernet.data.synth.typefaces import typefaces
 
 WHICH_NUMBER = (
