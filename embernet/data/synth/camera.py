@@ -19,7 +19,7 @@ _NOISE = np.random.default_rng(0).standard_normal(2**20, np.float32)
 
 
 def photograph(canvas: Canvas, rng: np.random.Generator) -> tuple[Image.Image, tuple[Mark, ...]]:
-    """The image of a canvas, SIDE pixels wide, and its marks where they are now. Each defect is on part of them."""
+    """The image of a canvas, SIDE pixels wide, and its marks where they are now; each defect is on some images only."""
     marks = tuple(canvas.marks)
     if rng.random() < 0.6:
         image, marks = _from_askew(canvas.image, marks, _table(canvas.background, rng), rng)
@@ -54,7 +54,7 @@ def _from_askew(
     forward = np.eye(3)
     forward[:2, :2] = linear
     forward[2, :2] = rng.uniform(-0.14, 0.14, 2)
-    forward = _shift(-0.5, -0.5, forward)
+    forward = forward @ np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # around the middle
     boxes = _transform(_corners(marks), forward)
     fit = min(1.0, 0.49 / float(np.abs(boxes).max(initial=0.1)))
     forward = np.diag([fit, fit, 1.0]) @ forward
@@ -80,10 +80,6 @@ def _from_askew(
         for mark, (x, y), (half_width, half_height) in zip(marks, centers, halves, strict=True)
     )
     return seen, tuple(moved)
-
-
-def _shift(dx: float, dy: float, then: NDArray[np.float64]) -> NDArray[np.float64]:
-    return then @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1]])
 
 
 def _corners(marks: tuple[Mark, ...]) -> NDArray[np.float64]:
