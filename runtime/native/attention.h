@@ -4,8 +4,10 @@
 //
 // Whoever includes this gives `Lanes`, eight floats, and how to use them:
 //   Lanes load_lanes(const float*); void store_lanes(float*, Lanes); Lanes repeat(float);
-//   Lanes multiply_add(Lanes a, Lanes b, Lanes c)                            a * b + c, rounded once
+//   Factors load_factors(const float*)                                       four floats
+//   Lanes multiply_add<i>(Factors f, Lanes b, Lanes c)                       f[i] * b + c, rounded once
 //   void transpose(const float* rows, int64_t stride, float* columns)        8 x 8, to rows of kColumns
+//   kQueriesPerTile                                                          at most 6: as many as registers have room
 // Everything is static: two translation units must never share one compiled copy.
 #pragma once
 
@@ -14,42 +16,66 @@
 namespace embernet {
 
 constexpr int64_t kColumns = kAttentionColumns;
-constexpr int kQueriesPerTile = 6;  // times two registers of columns: as many sums as AVX2 has room for
 static_assert(kColumns == 2 * kLanes, "a tile is two registers wide");
 
-// c (rows, 16) = a (rows, depth) b (depth, 16)
+// The sums of a tile of `kRows` queries by 16 columns.
+template <int kRows>
+struct Tile {
+  Lanes left[kRows], right[kRows];
+
+  // Adds f[m][i] * b for every row m.
+  template <int i>
+  void add(const Factors (&f)[kRows], const float* b) {
+    const Lanes b_left = load_lanes(b), b_right = load_lanes(b + kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      left[m] = multiply_add<i>(f[m], b_left, left[m]);
+      right[m] = multiply_add<i>(f[m], b_right, right[m]);
+    }
+  }
+};
+
+// c (rows, 16) = a (rows, depth) b (depth, 16); a row of a can be read up to the next multiple of 4.
 template <int kRows>
 static void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
                           int64_t c_stride) {
-  Lanes left[kRows], right[kRows];
+  Tile<kRows> tile;
 #pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) left[m] = right[m] = repeat(0.0f);
-  for (int64_t k = 0; k < depth; ++k) {
-    const Lanes b_left = load_lanes(b + k * b_stride), b_right = load_lanes(b + k * b_stride + kLanes);
+  for (int m = 0; m < kRows; ++m) tile.left[m] = tile.right[m] = repeat(0.0f);
+  int64_t k = 0;
+  Factors f[kRows];
+  for (; k + 4 <= depth; k += 4, b += 4 * b_stride) {
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      const Lanes factor = repeat(a[m * a_stride + k]);
-      left[m] = multiply_add(factor, b_left, left[m]);
-      right[m] = multiply_add(factor, b_right, right[m]);
-    }
+    for (int m = 0; m < kRows; ++m) f[m] = load_factors(a + m * a_stride + k);
+    tile.template add<0>(f, b);
+    tile.template add<1>(f, b + b_stride);
+    tile.template add<2>(f, b + 2 * b_stride);
+    tile.template add<3>(f, b + 3 * b_stride);
+  }
+  if (k < depth) {
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) f[m] = load_factors(a + m * a_stride + k);
+    tile.template add<0>(f, b);
+    if (k + 1 < depth) tile.template add<1>(f, b + b_stride);
+    if (k + 2 < depth) tile.template add<2>(f, b + 2 * b_stride);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
-    store_lanes(c + m * c_stride, left[m]);
-    store_lanes(c + m * c_stride + kLanes, right[m]);
+    store_lanes(c + m * c_stride, tile.left[m]);
+    store_lanes(c + m * c_stride + kLanes, tile.right[m]);
   }
 }
 
 static void multiply_tile(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                           int64_t depth, float* c, int64_t c_stride) {
-  static_assert(kQueriesPerTile == 6, "one case for each number of rows");
-  switch (rows) {
+  static_assert(kQueriesPerTile <= 6, "one case for each number of rows");
+  switch (rows < kQueriesPerTile ? rows : kQueriesPerTile) {
     case 1: return multiply_tile<1>(a, a_stride, b, b_stride, depth, c, c_stride);
     case 2: return multiply_tile<2>(a, a_stride, b, b_stride, depth, c, c_stride);
     case 3: return multiply_tile<3>(a, a_stride, b, b_stride, depth, c, c_stride);
     case 4: return multiply_tile<4>(a, a_stride, b, b_stride, depth, c, c_stride);
     case 5: return multiply_tile<5>(a, a_stride, b, b_stride, depth, c, c_stride);
-    default: return multiply_tile<6>(a, a_stride, b, b_stride, depth, c, c_stride);
+    default: return multiply_tile<kQueriesPerTile>(a, a_stride, b, b_stride, depth, c, c_stride);
   }
 }
 

@@ -12,7 +12,20 @@ struct Lanes {
 static inline Lanes load_lanes(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store_lanes(float* p, Lanes x) { _mm256_storeu_ps(p, x.v); }
 static inline Lanes repeat(float x) { return {_mm256_set1_ps(x)}; }
-static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+
+// Left in memory: one instruction loads and repeats a float.
+struct Factors {
+  const float* p;
+};
+
+static inline Factors load_factors(const float* p) { return {p}; }
+
+template <int i>
+static inline Lanes multiply_add(Factors f, Lanes b, Lanes c) {
+  return {_mm256_fmadd_ps(_mm256_broadcast_ss(f.p + i), b.v, c.v)};
+}
+
+constexpr int kQueriesPerTile = 6;
 
 static inline void transpose(const float* rows, int64_t stride, float* columns) {
   __m256 pairs[8], fours[8];

@@ -40,10 +40,19 @@ static inline Lanes repeat(float value) {
   return x;
 }
 
-static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
-  for (int64_t i = 0; i < kLanes; ++i) c.v[i] = fused_multiply_add(a.v[i], b.v[i], c.v[i]);
+struct Factors {
+  const float* p;
+};
+
+static inline Factors load_factors(const float* p) { return {p}; }
+
+template <int i>
+static inline Lanes multiply_add(Factors f, Lanes b, Lanes c) {
+  for (int64_t j = 0; j < kLanes; ++j) c.v[j] = fused_multiply_add(f.p[i], b.v[j], c.v[j]);
   return c;
 }
+
+constexpr int kQueriesPerTile = 4;
 
 static inline void transpose(const float* rows, int64_t stride, float* columns) {
   for (int64_t i = 0; i < kLanes; ++i)

@@ -23,9 +23,18 @@ static inline Lanes repeat(float x) {
   return {v, v};
 }
 
-static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
-  return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
+struct Factors {
+  float32x4_t v;
+};
+
+static inline Factors load_factors(const float* p) { return {vld1q_f32(p)}; }
+
+template <int i>
+static inline Lanes multiply_add(Factors f, Lanes b, Lanes c) {
+  return {vfmaq_laneq_f32(c.low, b.low, f.v, i), vfmaq_laneq_f32(c.high, b.high, f.v, i)};
 }
+
+constexpr int kQueriesPerTile = 5;
 
 static inline void transpose4(const float* rows, int64_t stride, float* columns) {
   const float32x4_t a = vld1q_f32(rows), b = vld1q_f32(rows + stride);
