@@ -151,6 +151,8 @@ static void ternary(const uint8_t* tile, int64_t groups, const int8_t* codes, in
   }
 }
 
+constexpr int kInt8Rows = 3;  // multiplied at once
+
 // |w| is unsigned and the sign goes to the activation; 127 * 128 * 2 fits an int16.
 static inline __m256i exact_product(__m256i w, __m256i a) {
   return widen(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)));
@@ -193,8 +195,8 @@ static void add_outliers(const int8_t* tile, const Row& row, int32_t* products) 
   store(products + 8, bottom);
 }
 
-// Whether codes times unsigned weights, at most 255, can be added in int16, the products of `kUnit` groups: a lane gets
-// two of each group, and neither its positive nor its negative codes may exceed 128 = 32767 / 255.
+// Whether the products of `kUnit` groups of these codes and weights + 128, which are 0 to 255, can be added in int16: a
+// lane gets two of each group, and neither its positive nor its negative codes may exceed 128 = 32767 / 255.
 template <int kUnit>
 static bool fits(const int8_t* codes) {
   const __m128i zero = _mm_setzero_si128(), a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
@@ -202,14 +204,15 @@ static bool fits(const int8_t* codes) {
   __m128i sums = _mm_maddubs_epi16(sizes, _mm_set1_epi8(1));  // of codes, of codes with the other sign; two groups each
   if (kUnit == 2) sums = _mm_add_epi16(sums, _mm_shuffle_epi32(sums, _MM_SHUFFLE(2, 3, 0, 1)));
   const int large = _mm_movemask_epi8(_mm_cmpgt_epi16(sums, _mm_set1_epi16(128)));
-  return (kUnit == 2 ? large : large & 0x0f0f) == 0;
+  return (kUnit == 2 ? large : large & 0x0f0f) == 0;  // of one group: two lanes, two bits each, in either half
 }
 
 static void take_int8_outliers(int8_t* codes, int64_t size, Row* row, Outlier* outliers) {
   if (!take_outliers<2>(codes, size, row, outliers, fits<2>)) take_outliers<1>(codes, size, row, outliers, fits<1>);
 }
 
-// `kRows` rows of codes that fit times a multiple of `kUnit` groups of unsigned weights; adds to products.
+// `kRows` rows of codes that fit times a multiple of `kUnit` groups of weights + 128; adds to products. Left alone, gcc
+// unrolls the rows too late to keep their sums in registers.
 template <int kUnit, int kRows>
 static void int8_block(const int8_t* weights, int64_t groups, const int8_t* const* codes, int32_t* const* products) {
   __m256i top[kRows], bottom[kRows];
@@ -225,7 +228,7 @@ static void int8_block(const int8_t* weights, int64_t groups, const int8_t* cons
       lower[i] = load(weights + (g + i) * kGroupBytes + 32);
     }
 #pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
+    for (int m = 0; m < kRows; ++m) {
       for (int i = 0; i < kUnit; ++i) {
         a[i] = broadcast4(codes[m] + (g + i) * kInt8Inputs);
         in_order(a[i]);
@@ -248,36 +251,40 @@ static void int8_block(const int8_t* weights, int64_t groups, const int8_t* cons
   }
 }
 
-constexpr int kInt8Rows = 3;  // multiplied at once
+// The rows of one unit.
+template <int kUnit>
+static void int8_blocks(const int8_t* weights, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
+                        int64_t count, int32_t* products) {
+  for_rows_of_unit<kInt8Rows>(kUnit, codes, stride, rows, count, products, [&](int found, auto a, auto p) {
+    found == 1 ? int8_block<kUnit, 1>(weights, groups, a, p) : int8_block<kUnit, kInt8Rows>(weights, groups, a, p);
+  });
+}
 
 static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
                  int64_t count, int32_t* products) {
-  for_rows_of_unit<kInt8Rows>(0, codes, stride, rows, count, products, [&](int n, const int8_t* const* a, int32_t* const* p) {
-    n == 1 ? int8_exact<1>(tile, groups, a, p) : int8_exact<kInt8Rows>(tile, groups, a, p);
+  for_rows_of_unit<kInt8Rows>(0, codes, stride, rows, count, products, [&](int found, auto a, auto p) {
+    found == 1 ? int8_exact<1>(tile, groups, a, p) : int8_exact<kInt8Rows>(tile, groups, a, p);
   });
-  int64_t fitting = 0;
+  bool fitting = false;
   for (int64_t m = 0; m < count; ++m) {
     if (rows[m].unit == 0) continue;
-    // The weights are 128 too large below: this is what their products then have too much.
+    // The weights below are 128 too large: this is what that adds.
     for (int64_t r = 0; r < kTileRows; ++r) products[m * kTileRows + r] = -128 * rows[m].sum;
-    if (rows[m].num_outliers > 0) add_outliers(tile, rows[m], products + m * kTileRows);
-    ++fitting;
+    fitting = true;
   }
+  if (!fitting) return;
   constexpr int64_t kBlock = 128;  // groups: 8 KiB, a quarter of the L1 cache
   alignas(32) int8_t weights[kBlock * kGroupBytes];
-  for (int64_t begin = 0; begin < groups && fitting > 0; begin += kBlock) {
+  for (int64_t begin = 0; begin < groups; begin += kBlock) {
     const int64_t size = begin + kBlock < groups ? kBlock : groups - begin, bytes = size * kGroupBytes;
     for (int64_t i = 0; i < bytes; i += 32)
       store(weights + i, _mm256_xor_si256(load(tile + begin * kGroupBytes + i), _mm256_set1_epi8(-128)));
     if (size % 2 == 1) memset(weights + bytes, 0, kGroupBytes);
-    const int8_t* from = codes + begin * kInt8Inputs;
-    for_rows_of_unit<kInt8Rows>(1, from, stride, rows, count, products, [&](int n, const int8_t* const* a, int32_t* const* p) {
-      n == 1 ? int8_block<1, 1>(weights, size, a, p) : int8_block<1, kInt8Rows>(weights, size, a, p);
-    });
-    for_rows_of_unit<kInt8Rows>(2, from, stride, rows, count, products, [&](int n, const int8_t* const* a, int32_t* const* p) {
-      n == 1 ? int8_block<2, 1>(weights, size, a, p) : int8_block<2, kInt8Rows>(weights, size, a, p);
-    });
+    int8_blocks<1>(weights, size, codes + begin * kInt8Inputs, stride, rows, count, products);
+    int8_blocks<2>(weights, size, codes + begin * kInt8Inputs, stride, rows, count, products);
   }
+  for (int64_t m = 0; m < count; ++m)
+    if (rows[m].num_outliers > 0) add_outliers(tile, rows[m], products + m * kTileRows);
 }
 
 void attend_avx2(const Attention& attention, float* scratch, float* out) { shared_attend(attention, scratch, out); }

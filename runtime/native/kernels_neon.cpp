@@ -238,12 +238,11 @@ static inline void add_unit(Int8Sums& sums, const HalfUnit& w, Codes16& codes, c
 }
 
 // Four rows of codes that fit times one half of a tile; adds to products. No arrays of sums: the compiler would keep
-// them in memory.
+// them in memory. After the last codes of row 0 come 16 that nobody uses; other rows follow, so they can be read.
 static void int8_half(const int8_t* half, int64_t groups, const int8_t* const* codes, int32_t* const* products) {
   Int8Sums sums0, sums1, sums2, sums3;
   const int8_t *row0 = codes[0], *row1 = codes[1], *row2 = codes[2], *row3 = codes[3];
-  Codes16 next;  // the last ones are loaded in vain, from what follows row 0
-  next = {next4(row0), next4(row0), next4(row0), next4(row0)};
+  Codes16 next = {next4(row0), next4(row0), next4(row0), next4(row0)};
   const auto multiply = [&](const HalfUnit& weights) __attribute__((always_inline)) {
     add_unit(sums0, weights, next, row1);
     add_unit(sums1, weights, next, row2);
@@ -266,13 +265,12 @@ static void int8_half(const int8_t* half, int64_t groups, const int8_t* const* c
 static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
                  int64_t count, int32_t* products) {
   memset(products, 0, sizeof(int32_t) * static_cast<size_t>(count * kTileRows));
-  for_rows_of_unit<4>(kUnit, codes, stride, rows, count, products,
-                      [&](int n, const int8_t* const* a, int32_t* const* p) {
-                        if (n == 1) return int8_row(tile, groups, a[0], p[0]);
-                        int32_t* const bottom[4] = {p[0] + 8, p[1] + 8, p[2] + 8, p[3] + 8};
-                        int8_half(tile, groups, a, p);
-                        int8_half(tile + 32, groups, a, bottom);
-                      });
+  for_rows_of_unit<4>(kUnit, codes, stride, rows, count, products, [&](int found, auto a, auto p) {
+    if (found == 1) return int8_row(tile, groups, a[0], p[0]);
+    int32_t* const bottom[4] = {p[0] + 8, p[1] + 8, p[2] + 8, p[3] + 8};
+    int8_half(tile, groups, a, p);
+    int8_half(tile + 32, groups, a, bottom);
+  });
   for (int64_t m = 0; m < count; ++m) {
     if (rows[m].unit == 0) int8_row(tile, groups, codes + m * stride, products + m * kTileRows);
     if (rows[m].num_outliers > 0) add_outliers(tile, rows[m], products + m * kTileRows);

@@ -103,12 +103,14 @@ struct Int8Linear {
     if (count == 0) return nullptr;
 
     const int64_t tiles = weight.shape[0], groups = weight.shape[1], tile_bytes = groups * kGroupBytes;
-    Workspace workspace(codes_bytes(count, size) + Workspace::bytes<Outlier>(count * groups));
+    const bool take_outliers = count > 1 && kernels->take_outliers != nullptr;
+    const size_t outlier_bytes = take_outliers ? Workspace::bytes<Outlier>(count * groups) : 0;
+    Workspace workspace(codes_bytes(count, size) + outlier_bytes);
     if (!workspace.ok()) return error(api, "no memory for %lld rows", static_cast<long long>(count));
     const Codes codes = take_codes(workspace, count, size);
     constexpr Activation kActivation = {8, __FLT_MAX__, 1e-8f};
     RETURN_IF_ERROR(quantize(api, context, *kernels, x.floats(), nullptr, count, size, {}, kActivation, nullptr, codes));
-    if (count > 1 && kernels->take_outliers != nullptr) {
+    if (take_outliers) {
       Outlier* outliers = workspace.take<Outlier>(count * groups);
       RETURN_IF_ERROR(parallel(api, context, count, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
         for (int64_t m = begin; m < end; ++m)
