@@ -101,11 +101,11 @@ class KernelDriver:
 
     def ternary(self, tile: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.int32]:
         """tile (groups, 64), codes (count, K) -> (count, 16)"""
-        return self._multiply(1, tile, codes)
+        return self._multiply([1], tile, codes)
 
-    def int8(self, tile: NDArray[np.int8], codes: NDArray[np.int8]) -> NDArray[np.int32]:
+    def int8(self, tile: NDArray[np.int8], codes: NDArray[np.int8], *, take_outliers: bool = True) -> NDArray[np.int32]:
         """tile (groups, 64), codes (count, K) -> (count, 16)"""
-        return self._multiply(2, tile, codes)
+        return self._multiply([2, take_outliers], tile, codes)
 
     def quantize(
         self, x: NDArray[np.float32], norm_weight: NDArray[np.float32] | None, bits: int
@@ -128,9 +128,9 @@ class KernelDriver:
         width = -(-size // 16) * 16
         return self._receive(np.float32, rows * width).reshape(rows, width)[:, :size]
 
-    def _multiply(self, operation: int, tile: NDArray, codes: NDArray[np.int8]) -> NDArray[np.int32]:
+    def _multiply(self, operation: list[int], tile: NDArray, codes: NDArray[np.int8]) -> NDArray[np.int32]:
         padded = _pad(codes)
-        self._send(operation, len(tile), *padded.shape, tile, padded, codes.sum(axis=1, dtype=np.int32))
+        self._send(*operation, len(tile), *padded.shape, tile, padded, codes.sum(axis=1, dtype=np.int32))
         return self._receive(np.int32, len(codes) * 16).reshape(-1, 16)
 
     def _send(self, *values: int | NDArray) -> None:

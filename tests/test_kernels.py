@@ -66,20 +66,47 @@ def test_no_ternary_sum_overflows(kernels: KernelDriver, inputs: int, weight: in
         assert (kernels.ternary(pack_ternary(weights)[0], codes) == inputs * weight * code).all()
 
 
+def int8_codes(data: st.DataObject, rng: np.random.Generator, count: int, inputs: int) -> np.ndarray:
+    """Rows (count, inputs) with nothing, little or much that a kernel must set aside before it adds in int16."""
+    spread = data.draw(st.lists(st.sampled_from([0, 10, 24, 36, 40, 48, 70, 1000]), min_size=count, max_size=count))
+    rows = rng.standard_normal((count, inputs)) * np.array(spread)[:, None]
+    rows[rng.random(rows.shape) < data.draw(st.sampled_from([0, 0.001, 0.02, 0.2]))] = 1000
+    if data.draw(st.booleans()):
+        rows *= rng.choice([-1, 1], inputs)
+    return np.clip(np.rint(rows), -127, 127).astype(np.int8)
+
+
 @given(data=st.data())
 @EXAMPLES
 def test_int8_products_are_exact(kernels: KernelDriver, data: st.DataObject) -> None:
     inputs, count = data.draw(st.integers(1, 1200)), data.draw(st.integers(1, 30))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    codes = int8_codes(data, rng, count, inputs)
     weights = rng.integers(-128, 128, (16, inputs), np.int8)
-    codes = rng.integers(-127, 128, (count, inputs), np.int8)
-    assert (kernels.int8(pack_int8(weights)[0], codes) == product(codes, weights)).all()
+    if data.draw(st.booleans()):  # the largest sums there are
+        weights = np.where(codes[rng.integers(0, count, 16)] < 0, -128, 127).astype(np.int8)
+    tile, expected = pack_int8(weights)[0], product(codes, weights)
+    assert (kernels.int8(tile, codes) == expected).all()
+    assert (kernels.int8(tile, codes, take_outliers=False) == expected).all()
 
 
-@pytest.mark.parametrize("inputs", [4, 768, 3072, 131072])
+@pytest.mark.parametrize("inputs", [4, 60, 768, 3072])
+@pytest.mark.parametrize("weight", [-128, 127])
+@pytest.mark.parametrize("signs", [(1,), (1, 1, -1, -1), (1, -1)])
+def test_no_int8_sum_overflows(kernels: KernelDriver, inputs: int, weight: int, signs: tuple[int, ...]) -> None:
+    weights = np.full((16, inputs), weight, np.int8)
+    sizes = np.repeat(np.array([1, 32, 33, 43, 63, 64, 65, 127], np.int8), 4)  # kernels take some rows at once
+    codes = sizes[:, None] * np.resize(np.array(signs, np.int8), inputs)
+    one_spike = codes.copy()
+    one_spike[:, inputs // 2] = 127
+    for rows in (codes, one_spike, codes[:1], codes[5:7]):
+        assert (kernels.int8(pack_int8(weights)[0], rows) == product(rows, weights)).all()
+
+
 @pytest.mark.parametrize("weight", [-128, -127, 127])
-@pytest.mark.parametrize("code", [-127, 127])
-def test_no_int8_sum_overflows(kernels: KernelDriver, inputs: int, weight: int, code: int) -> None:
+@pytest.mark.parametrize("code", [-127, -32, 32, 127])
+def test_no_long_int8_sum_overflows(kernels: KernelDriver, weight: int, code: int) -> None:
+    inputs = 131072
     weights = np.full((16, inputs), weight, np.int8)
     for count in (1, 7):
         codes = np.full((count, inputs), code, np.int8)

@@ -106,6 +106,23 @@ def test_int8_linear(isa, out_features, in_features, rows, one_bias):
 
 
 @EVERY_ENGINE
+def test_int8_linear_of_many_rows_with_and_without_outliers(isa):
+    rng = np.random.default_rng(0)
+    codes, scale = reference.quantize_int8(rng.standard_normal((40, 300), np.float32))
+    tails = rng.standard_t(rng.choice([2.0, 4.0, 1000.0], (150, 1)), (150, 300))
+    tails[::10] = np.sign(tails[::10])
+    inputs = {
+        "x": tails.astype(np.float32),
+        "weight": pack_int8(codes),
+        "scale": scale,
+        "bias": np.zeros(1, np.float32),
+    }
+    model = model_of("Int8Linear", inputs, {}, [TensorProto.FLOAT])
+    expected = reference.int8_linear(*inputs.values())
+    np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@EVERY_ENGINE
 def test_rms_norm_of_rows_from_zero_to_huge(isa, ops):
     inputs = {"x": ops["rmsnorm_x"], "weight": ops["rmsnorm_weight"]}
     model = model_of("RmsNorm", inputs, asdict(NORM), [TensorProto.FLOAT])

@@ -21,10 +21,19 @@ struct Activation {
   float clip, floor;
 };
 
-// One quantised row: value = code * step; sum = the sum of its codes.
+// A group of codes that was taken out of its row.
+struct Outlier {
+  int32_t group;
+  int8_t codes[kInt8Inputs];
+};
+
+// One quantised row: value = code * step; sum = the sum of its codes, without the outliers.
 struct Row {
   float step;
   int32_t sum;
+  int64_t unit = 0;  // of so many int8 groups the products can be added in int16; 0: the codes may be any
+  const Outlier* outliers = nullptr;
+  int64_t num_outliers = 0;
 };
 
 // Attention of `rows` queries of one head. queries: (rows, size), scaled; a key is `size` floats, `key_stride` apart,
@@ -73,6 +82,10 @@ struct Kernels {
 
   // out (rows, attention_padded(size)) = softmax(queries keys^T) values; what lies beyond `size` is no result.
   void (*attend)(const Attention& attention, float* scratch, float* out);
+
+  // What makes `int8` faster if there is more than one row, or null: moves groups of codes of a row to `outliers`, of
+  // which there is room for one per group.
+  void (*take_outliers)(int8_t* codes, int64_t size, Row* row, Outlier* outliers) = nullptr;
 };
 
 // The fastest set that this CPU runs, or the one that the environment variable EMBERNET_ISA names; null if that one is

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "arithmetic.h"
+#include "outliers.h"
 
 namespace embernet {
 
@@ -163,94 +164,146 @@ static void ternary(const uint8_t* tile, int64_t groups, const int8_t* codes, in
   }
 }
 
-// One row of codes. |w| is unsigned and the sign goes to the activation; 127 * 128 * 2 fits an int16.
-static void int8_row(const int8_t* tile, int64_t groups, const int8_t* codes, int32_t* products) {
-  __m256i top = _mm256_setzero_si256(), bottom = _mm256_setzero_si256();
+constexpr int kInt8Rows = 3;  // multiplied at once
+
+// |w| is unsigned and the sign goes to the activation; 127 * 128 * 2 fits an int16.
+static inline __m256i exact_product(__m256i w, __m256i a) {
+  return widen(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)));
+}
+
+// `kRows` rows of any codes.
+template <int kRows>
+static void int8_exact(const int8_t* tile, int64_t groups, const int8_t* const* codes, int32_t* const* products) {
+  __m256i top[kRows], bottom[kRows];
+  for (int m = 0; m < kRows; ++m) top[m] = bottom[m] = _mm256_setzero_si256();
   for (int64_t g = 0; g < groups; ++g) {
     const int8_t* group = tile + g * kGroupBytes;
     _mm_prefetch(reinterpret_cast<const char*>(group + kPrefetch), _MM_HINT_T0);
-    const __m256i upper = load(group), lower = load(group + 32), a = broadcast4(codes + g * kInt8Inputs);
-    const auto product = [&](__m256i w) {
-      return widen(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)));
-    };
-    top = _mm256_add_epi32(top, product(upper));
-    bottom = _mm256_add_epi32(bottom, product(lower));
-  }
-  store(products, top);
-  store(products + 8, bottom);
-}
-
-// Weights as sizes and signs (0 or -1): w a = |w| (a ^ sign) - |w| sign, and the last term is the same for all rows.
-struct Int8Block {
-  static constexpr int64_t kGroups = 64;
-  alignas(32) uint8_t sizes[kGroups * kGroupBytes];
-  alignas(32) int8_t signs[kGroups * kGroupBytes];
-  int64_t groups;
-  __m256i top, bottom;  // minus the sum of |w| sign, 16 rows
-
-  void unpack(const int8_t* tile, int64_t count) {
-    groups = count;
-    top = bottom = _mm256_setzero_si256();
-    for (int64_t g = 0; g < groups; ++g) {
-      top = _mm256_add_epi32(top, half(tile, g * kGroupBytes));
-      bottom = _mm256_add_epi32(bottom, half(tile, g * kGroupBytes + 32));
-    }
-  }
-
- private:
-  __m256i half(const int8_t* tile, int64_t at) {
-    const __m256i w = load(tile + at), size = _mm256_abs_epi8(w), sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w);
-    store(sizes + at, size);
-    store(signs + at, sign);
-    return widen(_mm256_maddubs_epi16(_mm256_and_si256(size, sign), _mm256_set1_epi8(1)));
-  }
-};
-
-// `kRows` rows of codes times a block of weights; adds to products. 128 * 128 * 2 occurs only as -2^15.
-template <int kRows>
-static void int8_block(const Int8Block& block, const int8_t* codes, int64_t stride, int32_t* products) {
-  __m256i top[kRows], bottom[kRows];
-  for (int m = 0; m < kRows; ++m) {
-    top[m] = _mm256_add_epi32(load(products + m * kTileRows), block.top);
-    bottom[m] = _mm256_add_epi32(load(products + m * kTileRows + 8), block.bottom);
-  }
-  for (int64_t g = 0; g < block.groups; ++g) {
-    const __m256i upper = load(block.sizes + g * kGroupBytes), lower = load(block.sizes + g * kGroupBytes + 32);
-    const __m256i upper_sign = load(block.signs + g * kGroupBytes);
-    const __m256i lower_sign = load(block.signs + g * kGroupBytes + 32);
+    const __m256i upper = load(group), lower = load(group + 32);
     for (int m = 0; m < kRows; ++m) {
-      __m256i a = broadcast4(codes + m * stride + g * kInt8Inputs);
+      __m256i a = broadcast4(codes[m] + g * kInt8Inputs);
       in_order(a);
-      top[m] = _mm256_add_epi32(top[m], widen(_mm256_maddubs_epi16(upper, _mm256_xor_si256(a, upper_sign))));
-      bottom[m] = _mm256_add_epi32(bottom[m], widen(_mm256_maddubs_epi16(lower, _mm256_xor_si256(a, lower_sign))));
+      top[m] = _mm256_add_epi32(top[m], exact_product(upper, a));
+      bottom[m] = _mm256_add_epi32(bottom[m], exact_product(lower, a));
       in_order(top[m]);
       in_order(bottom[m]);
     }
   }
   for (int m = 0; m < kRows; ++m) {
-    store(products + m * kTileRows, top[m]);
-    store(products + m * kTileRows + 8, bottom[m]);
+    store(products[m], top[m]);
+    store(products[m] + 8, bottom[m]);
   }
 }
 
-static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row*, int64_t count,
-                 int32_t* products) {
-  if (count == 1) return int8_row(tile, groups, codes, products);
-  memset(products, 0, sizeof(int32_t) * static_cast<size_t>(count * kTileRows));
-  Int8Block block;
-  for (int64_t begin = 0; begin < groups; begin += Int8Block::kGroups) {
-    const int64_t rest = groups - begin;
-    block.unpack(tile + begin * kGroupBytes, rest < Int8Block::kGroups ? rest : Int8Block::kGroups);
-    const int8_t* a = codes + begin * kInt8Inputs;
-    int64_t m = 0;
-    for (; m + 4 <= count; m += 4) int8_block<4>(block, a + m * stride, stride, products + m * kTileRows);
-    for (; m < count; ++m) int8_block<1>(block, a + m * stride, stride, products + m * kTileRows);
+// Adds the products of what was taken out of a row.
+static void add_outliers(const int8_t* tile, const Row& row, int32_t* products) {
+  __m256i top = load(products), bottom = load(products + 8);
+  for (int64_t i = 0; i < row.num_outliers; ++i) {
+    const int8_t* group = tile + row.outliers[i].group * kGroupBytes;
+    const __m256i a = broadcast4(row.outliers[i].codes);
+    top = _mm256_add_epi32(top, exact_product(load(group), a));
+    bottom = _mm256_add_epi32(bottom, exact_product(load(group + 32), a));
   }
+  store(products, top);
+  store(products + 8, bottom);
+}
+
+// Whether the products of `kUnit` groups of these codes and weights + 128, which are 0 to 255, can be added in int16: a
+// lane gets two of each group, and neither its positive nor its negative codes may exceed 128 = 32767 / 255.
+template <int kUnit>
+static bool fits(const int8_t* codes) {
+  const __m128i zero = _mm_setzero_si128(), a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  const __m128i sizes = _mm_max_epi8(_mm_unpacklo_epi64(a, _mm_sub_epi8(zero, a)), zero);
+  __m128i sums = _mm_maddubs_epi16(sizes, _mm_set1_epi8(1));  // of codes, of codes with the other sign; two groups each
+  if (kUnit == 2) sums = _mm_add_epi16(sums, _mm_shuffle_epi32(sums, _MM_SHUFFLE(2, 3, 0, 1)));
+  const int large = _mm_movemask_epi8(_mm_cmpgt_epi16(sums, _mm_set1_epi16(128)));
+  return (kUnit == 2 ? large : large & 0x0f0f) == 0;  // of one group: two lanes, two bits each, in either half
+}
+
+static void take_int8_outliers(int8_t* codes, int64_t size, Row* row, Outlier* outliers) {
+  if (!take_outliers<2>(codes, size, row, outliers, fits<2>)) take_outliers<1>(codes, size, row, outliers, fits<1>);
+}
+
+// `kRows` rows of codes that fit times a multiple of `kUnit` groups of weights + 128; adds to products. Left alone, gcc
+// unrolls the rows too late to keep their sums in registers.
+template <int kUnit, int kRows>
+static void int8_block(const int8_t* weights, int64_t groups, const int8_t* const* codes, int32_t* const* products) {
+  __m256i top[kRows], bottom[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    top[m] = load(products[m]);
+    bottom[m] = load(products[m] + 8);
+  }
+  for (int64_t g = 0; g < groups; g += kUnit) {
+    __m256i upper[kUnit], lower[kUnit], a[kUnit];
+    for (int i = 0; i < kUnit; ++i) {
+      upper[i] = load(weights + (g + i) * kGroupBytes);
+      lower[i] = load(weights + (g + i) * kGroupBytes + 32);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      for (int i = 0; i < kUnit; ++i) {
+        a[i] = broadcast4(codes[m] + (g + i) * kInt8Inputs);
+        in_order(a[i]);
+      }
+      const auto sum = [&](const __m256i (&w)[kUnit]) {
+        __m256i products16 = _mm256_maddubs_epi16(w[0], a[0]);
+        for (int i = 1; i < kUnit; ++i) products16 = _mm256_add_epi16(products16, _mm256_maddubs_epi16(w[i], a[i]));
+        return widen(products16);
+      };
+      top[m] = _mm256_add_epi32(top[m], sum(upper));
+      in_order(top[m]);
+      bottom[m] = _mm256_add_epi32(bottom[m], sum(lower));
+      in_order(bottom[m]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    store(products[m], top[m]);
+    store(products[m] + 8, bottom[m]);
+  }
+}
+
+// The rows of one unit.
+template <int kUnit>
+static void int8_blocks(const int8_t* weights, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
+                        int64_t count, int32_t* products) {
+  for_rows_of_unit<kInt8Rows>(kUnit, codes, stride, rows, count, products, [&](int found, auto a, auto p) {
+    found == 1 ? int8_block<kUnit, 1>(weights, groups, a, p) : int8_block<kUnit, kInt8Rows>(weights, groups, a, p);
+  });
+}
+
+static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows,
+                 int64_t count, int32_t* products) {
+  for_rows_of_unit<kInt8Rows>(0, codes, stride, rows, count, products, [&](int found, auto a, auto p) {
+    found == 1 ? int8_exact<1>(tile, groups, a, p) : int8_exact<kInt8Rows>(tile, groups, a, p);
+  });
+  bool fitting = false;
+  for (int64_t m = 0; m < count; ++m) {
+    if (rows[m].unit == 0) continue;
+    // The weights below are 128 too large: this is what that adds.
+    for (int64_t r = 0; r < kTileRows; ++r) products[m * kTileRows + r] = -128 * rows[m].sum;
+    fitting = true;
+  }
+  if (!fitting) return;
+  constexpr int64_t kBlock = 128;  // groups: 8 KiB, a quarter of the L1 cache
+  alignas(32) int8_t weights[kBlock * kGroupBytes];
+  for (int64_t begin = 0; begin < groups; begin += kBlock) {
+    const int64_t size = begin + kBlock < groups ? kBlock : groups - begin, bytes = size * kGroupBytes;
+    for (int64_t i = 0; i < bytes; i += 32)
+      store(weights + i, _mm256_xor_si256(load(tile + begin * kGroupBytes + i), _mm256_set1_epi8(-128)));
+    if (size % 2 == 1) memset(weights + bytes, 0, kGroupBytes);
+    int8_blocks<1>(weights, size, codes + begin * kInt8Inputs, stride, rows, count, products);
+    int8_blocks<2>(weights, size, codes + begin * kInt8Inputs, stride, rows, count, products);
+  }
+  for (int64_t m = 0; m < count; ++m)
+    if (rows[m].num_outliers > 0) add_outliers(tile, rows[m], products + m * kTileRows);
 }
 
 void attend_avx2(const Attention& attention, float* scratch, float* out) { shared_attend(attention, scratch, out); }
 
 extern const Kernels kAvx2;
-const Kernels kAvx2 = {"avx2", shared_quantize, shared_rms_norm, shared_dot, shared_gate, ternary, int8, attend_avx2};
+const Kernels kAvx2 = {"avx2",  shared_quantize, shared_rms_norm, shared_dot,        shared_gate,
+                       ternary, int8,            attend_avx2,     take_int8_outliers};
 
 }  // namespace embernet

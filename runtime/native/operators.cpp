@@ -102,12 +102,21 @@ struct Int8Linear {
     RETURN_IF_ERROR(get_output(api, context, 0, x, out_features, &y));
     if (count == 0) return nullptr;
 
-    Workspace workspace(codes_bytes(count, size));
+    const int64_t tiles = weight.shape[0], groups = weight.shape[1], tile_bytes = groups * kGroupBytes;
+    const bool take_outliers = count > 1 && kernels->take_outliers != nullptr;
+    const size_t outlier_bytes = take_outliers ? Workspace::bytes<Outlier>(count * groups) : 0;
+    Workspace workspace(codes_bytes(count, size) + outlier_bytes);
     if (!workspace.ok()) return error(api, "no memory for %lld rows", static_cast<long long>(count));
     const Codes codes = take_codes(workspace, count, size);
     constexpr Activation kActivation = {8, __FLT_MAX__, 1e-8f};
     RETURN_IF_ERROR(quantize(api, context, *kernels, x.floats(), nullptr, count, size, {}, kActivation, nullptr, codes));
-    const int64_t tiles = weight.shape[0], groups = weight.shape[1], tile_bytes = groups * kGroupBytes;
+    if (take_outliers) {
+      Outlier* outliers = workspace.take<Outlier>(count * groups);
+      RETURN_IF_ERROR(parallel(api, context, count, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m)
+          kernels->take_outliers(codes.codes + m * codes.stride, size, &codes.rows[m], outliers + m * groups);
+      }));
+    }
     const int8_t* packed = static_cast<const int8_t*>(weight.data);
     return parallel(api, context, tiles, tile_bytes * count, [&](int64_t begin, int64_t end) {
       for_row_blocks(count, [&](int64_t first, int64_t rows) {

@@ -9,8 +9,8 @@ namespace embernet {
 // More inputs could overflow an int32 sum: 127 * 127 * 131072 < 2^31.
 constexpr int64_t kMaxInputs = 131072;
 // Rows of activations that one call of a kernel takes at most: their codes and products stay in the L2 cache.
-constexpr int64_t kRowsPerCall = 66;
-constexpr int64_t kRowsAtOnce = 6;  // what a kernel likes a multiple of
+constexpr int64_t kRowsPerCall = 72;
+constexpr int64_t kRowsAtOnce = 12;  // kernels take 3, 4, 6 or 12 at once
 // What normalising or quantising one element costs, in bytes of weights that could be multiplied meanwhile.
 constexpr int64_t kBytesPerElement = 16;
 

@@ -2,7 +2,7 @@
 //
 // stdin, little-endian, again and again: the operation, its int64 sizes, its arrays. stdout: the results, raw.
 //   1 ternary   groups, count, stride; tile, codes, sums (int32)         -> products (int32)
-//   2 int8      the same
+//   2 int8      outliers taken or not; the same
 //   3 quantize  size, bits, normed; x (float), weight (float, if normed) -> codes, step (float), sum (int32)
 //   4 gate      size; gate (float), up (float)                           -> hidden (float)
 //   5 attend    rows, size, keys; queries, keys, values (float), visible (int64) -> out (float), rows padded
@@ -47,18 +47,25 @@ int main(int count, char**) {
   int64_t operation;
   while (fread(&operation, sizeof operation, 1, stdin) == 1) {
     if (operation == 1 || operation == 2) {
+      const bool take = operation == 2 && read_size() != 0;
       const int64_t groups = read_size(), count = read_size(), stride = read_size();
       uint8_t* tile = read_array<uint8_t>(groups * kGroupBytes);
       int8_t* codes = read_array<int8_t>(count * stride);
       int32_t* products = static_cast<int32_t*>(malloc(sizeof(int32_t) * static_cast<size_t>(count * kTileRows)));
       int32_t* sums = read_array<int32_t>(count);
       Row* rows = static_cast<Row*>(malloc(sizeof(Row) * static_cast<size_t>(count)));
-      for (int64_t m = 0; m < count; ++m) rows[m] = {1.0f, sums[m]};
+      Outlier* outliers = static_cast<Outlier*>(malloc(sizeof(Outlier) * static_cast<size_t>(count * groups)));
+      for (int64_t m = 0; m < count; ++m) {
+        rows[m] = {1.0f, sums[m]};
+        if (take && kernels->take_outliers != nullptr)
+          kernels->take_outliers(codes + m * stride, groups * kInt8Inputs, &rows[m], outliers + m * groups);
+      }
       if (operation == 1)
         kernels->ternary(tile, groups, codes, stride, rows, count, products);
       else
         kernels->int8(reinterpret_cast<int8_t*>(tile), groups, codes, stride, rows, count, products);
       write_array(products, count * kTileRows);
+      free(outliers);
       free(rows);
       free(sums);
       free(products);
