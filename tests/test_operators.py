@@ -281,17 +281,20 @@ def test_ternary_attention(isa, data):
     kinds = [TensorProto.FLOAT] * 3
     results = run(model_of("TernaryAttention", inputs, attributes, kinds, ranks=[3, 4, 4]), inputs, isa)
     expected = attention_reference(inputs, attributes)
-    # A bit of the attention may move one code of the output projection.
-    one_code = inputs["scales"][3] * inputs["norms"][3].max() * 10 / (2 ** (bits - 1) - 1)
+    # A last bit may move one code: of the output projection everywhere, of keys in ONNX Runtime's own arithmetic.
+    one_code = inputs["scales"].max() * inputs["norms"].max() * 10 / (2 ** (bits - 1) - 1)
+    exact = 1e-5
     for b in range(batch):
-        # What is computed for padding, behind the end of a first prompt, means nothing.
-        begin, end = (0, inputs["seqlens_k"][b] + 1) if past == 0 else (0, tokens)
-        y, expected_y = results[0][b, begin:end], expected[0][b, begin:end]
-        np.testing.assert_allclose(y, expected_y, atol=max(1e-5, 2.1 * one_code))
-        assert np.median(np.abs(y - expected_y)) < 1e-5
         length = inputs["seqlens_k"][b] + 1
+        # What is computed for padding, behind the end of a first prompt, means nothing.
+        end = tokens if past else length
+        pairs = [(results[0][b, :end], expected[0][b, :end], 2.1 * one_code)]
         for present, expected_present in zip(results[1:], expected[1:], strict=True):
-            np.testing.assert_allclose(present[b, :, :length], expected_present[b, :, :length], atol=1e-5)
+            allowed = 2.1 * one_code if isa == FUNCTION_BODIES else exact
+            pairs.append((present[b, :, :length], expected_present[b, :, :length], allowed))
+        for found, wanted, allowed in pairs:
+            np.testing.assert_allclose(found, wanted, atol=max(exact, allowed))
+            assert np.median(np.abs(found - wanted)) < exact
 
 
 @EVERY_ENGINE

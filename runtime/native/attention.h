@@ -32,6 +32,7 @@ struct Tile {
       left[m] = multiply_add<i>(f[m], b_left, left[m]);
       right[m] = multiply_add<i>(f[m], b_right, right[m]);
     }
+    asm volatile("" ::: "memory");  // what is loaded ahead takes registers from the sums
   }
 };
 
