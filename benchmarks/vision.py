@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import ROOT, Record, program_parser, say, turns
+from embernet.device.dynamic_int8 import quantize_vision
 from embernet.runtime.bundle import WEIGHTS_FILE, Bundle, open_bundle
 from embernet.runtime.image import load_image, preprocess
 from embernet.runtime.native_library import isa_in_use
-from embernet.runtime.session import Graph
+from embernet.runtime.session import EngineOptions, Graph
 
 OURS, REFERENCE = "embernet int8", "float32"
 # Options of quantize_dynamic: as it comes, and as ONNX Runtime advises where there are no VNNI instructions.
@@ -39,20 +40,15 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 def graphs(bundle: Bundle, float32: Bundle, folder: Path, threads: int) -> dict[str, Graph]:
     """The image side of both bundles, and the quantised ones, which are written to `folder`."""
-    from onnx import TensorProto
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+    engine = EngineOptions(threads)
     found = {
-        name: Graph(b.path / "vision.onnx", b.path / WEIGHTS_FILE, threads)
+        name: Graph(b.path / "vision.onnx", b.path / WEIGHTS_FILE, engine)
         for name, b in ((OURS, bundle), (REFERENCE, float32))
     }
     for number, (name, options) in enumerate(QUANTIZED.items()):
         path = folder / f"{number}.onnx"
-        # Behind an operator of ours it cannot tell types by itself.
-        extra = {"DefaultTensorType": TensorProto.FLOAT}
-        source = float32.path / "vision.onnx"
-        quantize_dynamic(source, path, weight_type=QuantType.QInt8, extra_options=extra, **options)
-        found[name] = Graph(path, path, threads)  # its weights are inside
+        quantize_vision(float32.path, path, **options)
+        found[name] = Graph(path, path, engine)  # its weights are inside
     return found
 
 

@@ -22,7 +22,7 @@ from embernet.runtime.native_library import isa_in_use
 
 
 def measure(bundle: Path, threads: int, prompt: int, generated: int) -> dict[str, Any]:
-    model = load(bundle, threads=threads)
+    model = load(bundle, threads=threads, spin=True)  # as the threads of the others do
     ids = np.random.default_rng(0).integers(3, model.manifest.vocab_size, prompt + generated).tolist()
 
     def run(generated: int) -> tuple[float, float]:

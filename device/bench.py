@@ -82,6 +82,7 @@ def run_bench(
     *,
     threads: int | None = None,
     hugepages: bool = False,
+    spin: bool = False,
     n_prompt: int | None = None,
     n_gen: int | None = None,
     repetitions: int = 5,
@@ -95,7 +96,7 @@ def run_bench(
     """
     test_time = datetime.now(timezone.utc).isoformat(timespec="seconds")
     memory = PeakMemory()
-    model = _load_warm(path_or_name, threads, hugepages)
+    model = _load_warm(path_or_name, threads, hugepages, spin)
     memory.sample()
     work = _workload(model, n_prompt, n_gen, image)
 
@@ -118,6 +119,7 @@ def run_bench(
         "n_threads": n_threads,
         "kernel": isa_in_use(),
         "hugepages": hugepages,
+        "spin": spin,
         "emulated": is_emulated(),
         "versions": {
             "embernet": __version__,
@@ -187,11 +189,11 @@ def _median_ms(samples_ns: Sequence[int]) -> float:
     return statistics.median(samples_ns) / 1e6
 
 
-def _load_warm(path_or_name: str, threads: int | None, hugepages: bool) -> Model:
+def _load_warm(path_or_name: str, threads: int | None, hugepages: bool, spin: bool) -> Model:
     """Load with every file in the page cache; the engine is imported already. So load_ms is of the sessions alone."""
     bundle = open_bundle(path_or_name)
     read_into_page_cache(bundle.path / name for name in bundle.manifest.files)
-    return load(path_or_name, threads=threads, hugepages=hugepages)
+    return load(path_or_name, threads=threads, hugepages=hugepages, spin=spin)
 
 
 def _workload(model: Model, n_prompt: int | None, n_gen: int | None, image: str | None) -> Workload:

@@ -27,6 +27,7 @@ _CONDITIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "n_threads": ("threads", (int,)),
     "kernel": ("kernels", (str,)),
     "hugepages": ("huge pages", (bool,)),
+    "spin": ("spinning threads", (bool,)),
     "cpu_info": ("processor", (str, type(None))),
     "emulated": ("emulated", (bool,)),
     "n_image": ("image tokens", (int,)),

@@ -20,6 +20,7 @@ from embernet.runtime.hugepages import require_huge_pages
 from embernet.runtime.image import ImageSource, load_image, preprocess
 from embernet.runtime.pipelines.base import Context, Pipeline
 from embernet.runtime.sampling import Sampler, Sampling, require_whole
+from embernet.runtime.session import EngineOptions
 from embernet.runtime.stream import AnswerStream
 from embernet.runtime.text import Encoded, TextCodec
 
@@ -64,11 +65,13 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     hugepages: bool = False,
+    spin: bool = False,
 ) -> "Model":
     """Load a bundle directory, or a bundle by name.
 
     threads: of the engine, None = one per core. context: most positions of a sequence, None = all the model knows.
     hugepages: copy the weights into huge pages, for servers: a second copy in memory, read somewhat faster.
+    spin: let threads wait for each other without sleeping: faster on a machine with nothing else to do, else slower.
     BundleError if there is no such bundle, or it is broken or too new.
     """
     started = time.perf_counter()
@@ -84,7 +87,7 @@ def load(
         family = get_family(bundle.manifest.family)
     except InputError as error:
         raise BundleError(f"{bundle.path}: {error}", hint="pip install --upgrade embernet") from None
-    pipeline = family.part("pipeline")(bundle, threads, hugepages)
+    pipeline = family.part("pipeline")(bundle, EngineOptions(threads, hugepages, spin))
     return Model(bundle, pipeline, context or longest, load_ms=(time.perf_counter() - started) * 1e3)
 
 

@@ -1,6 +1,7 @@
 """One graph of a bundle in ONNX Runtime, set up so that weights stay in the mapped file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,37 @@ FLOAT, INT64 = "tensor(float)", "tensor(int64)"
 _FATAL = 4  # errors are raised, so the engine need not print them as well
 
 
+# How long a thread waits by spinning, where that is asked for: longer than any pause within a run.
+_SPIN_MICROSECONDS = 1000
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How graphs are run.
+
+    threads: None = one per core. hugepages: copy the weights into huge pages instead of using the file's. spin: let
+    threads wait for each other without sleeping, which is faster if nothing else wants their cores, else slower.
+    """
+
+    threads: int | None = None
+    hugepages: bool = False
+    spin: bool = False
+
+
 class Graph:
     """An opened graph. Whatever the engine dislikes is a BundleError that names the file."""
 
-    def __init__(self, path: Path, weights: Path, threads: int | None, hugepages: bool = False) -> None:
-        """weights: the file that holds the graph's external data. threads None = one per core.
-
-        hugepages: copy the weights into huge pages instead of using the file's.
-        """
+    def __init__(self, path: Path, weights: Path, engine: EngineOptions) -> None:
+        """weights: the file that holds the graph's external data."""
         self.path = path
         mapped_before = mapped_ranges(weights)
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
-        options.intra_op_num_threads = threads or 0
-        # Spinning threads slow down whoever shares the cores, this process included.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = engine.threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spin else "0")
+        if engine.spin:
+            options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
+            options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs
         library = library_in_use()
         # Without native operators ONNX Runtime inlines the function bodies. Folding them would unpack every weight
         # to float32 at load: 2.8 GB for the full-size model.
@@ -48,7 +65,7 @@ class Graph:
             raise self.failed("cannot load it", error) from None
         # Pages of the file, which can be let go and come back.
         self._mapped = mapped_ranges(weights) - mapped_before
-        if hugepages:
+        if engine.hugepages:
             move_to_huge_pages(self._mapped)
             self._mapped = set()
 

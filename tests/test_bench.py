@@ -23,11 +23,9 @@ from embernet.device.memory import MemoryUse, memory_use
 from embernet.errors import EmbernetError, InputError
 from embernet.runtime import load, native_library
 from embernet.runtime.native_library import FUNCTION_BODIES, isa_in_use
-from tests import test_cli
 
-cli = test_cli.cli
 TEXTS = {"schema", "test_time", "cpu_info", "kernel", "image_path", "read_bandwidth_source"}
-OBJECTS = {"model", "versions", "samples", "samples_ns", "emulated", "hugepages"}
+OBJECTS = {"model", "versions", "samples", "samples_ns", "emulated", "hugepages", "spin"}
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from embernet.runtime import load
 from embernet.runtime.bundle import Bundle, open_bundle
 from embernet.runtime.image import load_image, preprocess
 from embernet.runtime.pipelines.base import Context, Step
-from embernet.runtime.session import Graph
+from embernet.runtime.session import EngineOptions, Graph
 
 RESULT = "result: "  # before the JSON of one step, on a line of its own
 POWER_OFF = 0x4321FEDC
@@ -81,7 +81,7 @@ def vision_graph(bundle: str, graph: str, image: str, repeats: int) -> float:
     read_into_page_cache(Path(graph).parent.iterdir())
     shape = (1, manifest.config["num_image_tokens"], manifest.config["hidden_size"])
     inputs = {"pixel_values": preprocess(load_image(image).rgb, manifest.image)}
-    session = Graph(Path(graph), Path(graph + ".data"), 1)
+    session = Graph(Path(graph), Path(graph + ".data"), EngineOptions(threads=1))
     session.run("image_features", shape, inputs)
     return measure(lambda: session.run("image_features", shape, inputs), repeats)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from embernet.device.dynamic_int8 import quantize_vision
 from embernet.device.emulation import guest, machine
 from embernet.device.emulation.estimate import CENTRAL, CORES, FAST, SLOW, estimate
 from embernet.errors import EmbernetError
@@ -76,20 +77,12 @@ def make_full_size(folder: Path) -> tuple[Path, Path]:
     """The full-size bundle, and a folder with its vision graph as ONNX Runtime quantises it. Made once."""
     bundle, other = folder / "full.ember", folder / "full-vision-onnxruntime"
     if not (other / "vision.onnx").is_file():
-        from onnx import TensorProto
-        from onnxruntime.quantization import quantize_dynamic
-
         checkpoint, plain = folder / "full-checkpoint", folder / "full-float32.ember"
         _embernet("init", "embernet", "-o", checkpoint)
         _embernet("export", checkpoint, "-o", bundle, "--force")
         _embernet("export", checkpoint, "-o", plain, "--force", "--vision", "float32")
         other.mkdir(exist_ok=True)
-        quantize_dynamic(
-            plain / "vision.onnx",
-            other / "vision.onnx",
-            use_external_data_format=True,
-            extra_options={"DefaultTensorType": TensorProto.FLOAT},
-        )
+        quantize_vision(plain, other / "vision.onnx", use_external_data_format=True)
         for made in (checkpoint, plain):
             shutil.rmtree(made)
     return bundle, other

@@ -19,13 +19,13 @@ STDIN = "-"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-def load_model(name: str | None, threads: int | None, context: int | None, hugepages: bool, quiet: bool) -> "Model":
-    """Load the model a user asked for, or the built-in one."""
+def load_model(name: str | None, quiet: bool, **options: Any) -> "Model":
+    """Load the model a user asked for, or the built-in one, with these options of `embernet.runtime.load`."""
     from embernet.runtime import load
 
     chosen = choose_model(name, quiet)
     with spinner(f"loading {chosen}", quiet):
-        return load(chosen, threads=threads, context=context, hugepages=hugepages)
+        return load(chosen, **options)
 
 
 def choose_model(name: str | None, quiet: bool) -> str:

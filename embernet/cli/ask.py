@@ -14,6 +14,7 @@ from embernet.cli.options import (
     NoStreamOption,
     QuietOption,
     SeedOption,
+    SpinOption,
     TemperatureOption,
     ThreadsOption,
     TopKOption,
@@ -34,6 +35,7 @@ def ask(
     seed: SeedOption = None,
     threads: ThreadsOption = None,
     hugepages: HugepagesOption = False,
+    spin: SpinOption = False,
     context: ContextOption = None,
     no_stream: NoStreamOption = False,
     json: JsonOption = False,
@@ -49,7 +51,7 @@ def ask(
     """
     from embernet.runtime.model import GenerationOptions
 
-    loaded = load_model(model, threads, context, hugepages, quiet)
+    loaded = load_model(model, quiet, threads=threads, context=context, hugepages=hugepages, spin=spin)
     options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     loaded.read_options(options)  # refuse them before an image takes its time
     encoded = encode_image(loaded, image, quiet)

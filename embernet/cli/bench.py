@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embernet.cli.answers import choose_model
-from embernet.cli.options import HugepagesOption, JsonOption, ModelOption, QuietOption, ThreadsOption
+from embernet.cli.options import HugepagesOption, JsonOption, ModelOption, QuietOption, SpinOption, ThreadsOption
 from embernet.cli.output import format_bytes, note, print_json, print_rows
 from embernet.errors import InputError
 
@@ -38,6 +38,7 @@ def bench(
     model: ModelOption = None,
     threads: ThreadsOption = None,
     hugepages: HugepagesOption = False,
+    spin: SpinOption = False,
     repetitions: Annotated[
         int, typer.Option("-r", "--repetitions", min=1, max=1_000_000, help="Measured rounds, after one to warm up.")
     ] = 5,
@@ -78,6 +79,7 @@ def bench(
             name,
             threads=threads,
             hugepages=hugepages,
+            spin=spin,
             n_prompt=n_prompt,
             n_gen=n_gen,
             repetitions=repetitions,

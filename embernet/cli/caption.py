@@ -23,6 +23,7 @@ from embernet.cli.options import (
     NoStreamOption,
     QuietOption,
     SeedOption,
+    SpinOption,
     TemperatureOption,
     ThreadsOption,
     TopKOption,
@@ -47,6 +48,7 @@ def caption(
     seed: SeedOption = None,
     threads: ThreadsOption = None,
     hugepages: HugepagesOption = False,
+    spin: SpinOption = False,
     context: ContextOption = None,
     no_stream: NoStreamOption = False,
     json: JsonOption = False,
@@ -71,7 +73,7 @@ def caption(
     if json and jsonl:
         raise typer.BadParameter("choose one of --json and --jsonl")
     paths = expand_images(images)
-    loaded = load_model(model, threads, context, hugepages, quiet)
+    loaded = load_model(model, quiet, threads=threads, context=context, hugepages=hugepages, spin=spin)
     text = loaded.prompt("caption") if prompt is None else prompt
     options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     loaded.read_options(options)  # refuse them before an image takes its time

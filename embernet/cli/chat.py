@@ -15,6 +15,7 @@ from embernet.cli.options import (
     ModelOption,
     QuietOption,
     SeedOption,
+    SpinOption,
     TemperatureOption,
     ThreadsOption,
     TopKOption,
@@ -41,6 +42,7 @@ def chat(
     seed: SeedOption = None,
     threads: ThreadsOption = None,
     hugepages: HugepagesOption = False,
+    spin: SpinOption = False,
     context: ContextOption = None,
     history: Annotated[bool, typer.Option(help="Let the model read the earlier turns.")] = True,
     json: JsonOption = False,
@@ -59,7 +61,7 @@ def chat(
     """
     from embernet.runtime.model import GenerationOptions
 
-    loaded = load_model(model, threads, context, hugepages, quiet)
+    loaded = load_model(model, quiet, threads=threads, context=context, hugepages=hugepages, spin=spin)
     options = GenerationOptions(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     loaded.read_options(options)  # refuse them before an image takes its time
     conversation: Chat | None = loaded.chat(encode_image(loaded, image, quiet), history=history) if image else None

@@ -14,6 +14,10 @@ ThreadsOption: TypeAlias = Annotated[
 HugepagesOption: TypeAlias = Annotated[
     bool, typer.Option("--hugepages", help="Copy the weights into huge pages: on servers, somewhat faster.")
 ]
+SpinOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--spin", help="Let threads wait without sleeping: faster if nothing else wants the cores."),
+]
 ContextOption: TypeAlias = Annotated[
     int | None, typer.Option("--context", min=1, help="Most positions of a sequence. Default: all the model knows.")
 ]

@@ -10,7 +10,7 @@ from embernet.runtime.bundle import GRAPH_FILES, WEIGHTS_FILE, Bundle
 from embernet.runtime.packing import int8_shape, ternary_shape
 from embernet.runtime.pipelines.base import Step
 from embernet.runtime.release import trim_heap
-from embernet.runtime.session import FLOAT, INT64, Graph
+from embernet.runtime.session import FLOAT, INT64, EngineOptions, Graph
 
 MAX_SIZE = 2**20  # of any dimension
 MAX_LAYERS = 4096
@@ -25,7 +25,7 @@ def _size(bundle: Bundle, key: str, high: int = MAX_SIZE) -> int:
 
 
 class EmberNetPipeline:
-    def __init__(self, bundle: Bundle, threads: int | None, hugepages: bool) -> None:
+    def __init__(self, bundle: Bundle, engine: EngineOptions) -> None:
         def size(key: str, high: int = MAX_SIZE) -> int:
             return _size(bundle, key, high)
 
@@ -43,7 +43,7 @@ class EmberNetPipeline:
                 f"{bundle.path}: names {len(bundle.manifest.experts)} experts, but has {self.num_experts}"
             )
         self.vision, self.embedding, self.decoder = (
-            Graph(bundle.path / name, bundle.path / WEIGHTS_FILE, threads, hugepages) for name in GRAPH_FILES
+            Graph(bundle.path / name, bundle.path / WEIGHTS_FILE, engine) for name in GRAPH_FILES
         )
         self._require_interfaces(bundle)
 
