@@ -23,6 +23,8 @@ from embernet.device.memory import MemoryUse, memory_use
 from embernet.errors import EmbernetError, InputError
 from embernet.runtime import load, native_library
 from embernet.runtime.native_library import FUNCTION_BODIES, isa_in_use
+from tests.conftest import one_sentence
+from tests.test_cli import embernet
 
 TEXTS = {"schema", "test_time", "cpu_info", "kernel", "image_path", "read_bandwidth_source"}
 OBJECTS = {"model", "versions", "samples", "samples_ns", "emulated", "hugepages", "spin"}
@@ -389,7 +391,7 @@ def test_errors_are_one_sentence(cli, tiny_bundle, tmp_path, arguments, code, st
     given = [argument.format(folder=tmp_path) for argument in arguments]
     found, out, err = cli("bench", "-m", tiny_bundle, "-r", 1, *given)
     assert (found, out) == (code, "")
-    test_cli.one_sentence(err, start.format(folder=tmp_path))
+    one_sentence(err, start.format(folder=tmp_path))
 
 
 @pytest.mark.parametrize("arguments", [["-r", "0"], ["-n", "0"], ["-p", "0"], ["-t", "0"], ["spark"]])
@@ -429,7 +431,7 @@ def test_progress_is_shown_late_and_only_on_a_terminal(capsys, monkeypatch):
 
 
 def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
-    process = test_cli.embernet("bench", "-r", 1_000_000, "-o", tmp_path / "result.json")
+    process = embernet("bench", "-r", 1_000_000, "-o", tmp_path / "result.json")
     assert b"using the built-in model" in process.stderr.readline()
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
