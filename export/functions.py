@@ -31,6 +31,16 @@ def RmsNorm(x, weight, eps: float = 1e-5, input_clip: float = 100.0, output_clip
 
 
 @script(ember)
+def LayerNorm(x, weight, bias, eps: float = 1e-5):
+    return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=eps)
+
+
+@script(ember)
+def GeluTanh(x):
+    return op.Gelu(x, approximate="tanh")
+
+
+@script(ember)
 def QuantizeRows(x, bits: int = 8, clip: float = 128.0, floor: float = 1e-5):
     levels = op.Cast(op.Pow(op.Constant(value_int=2), bits - 1), to=1)
     one = op.Constant(value_float=1.0)
@@ -397,6 +407,8 @@ def operator_functions() -> list[onnx.FunctionProto]:
     protos = []
     functions = (
         RmsNorm,
+        LayerNorm,
+        GeluTanh,
         QuantizeRows,
         TernaryProduct,
         TernaryLinear,

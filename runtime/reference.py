@@ -46,6 +46,19 @@ def rms_norm(x: Float, weight: Float, norm: Norm) -> Float:
     return weight * np.clip(x, np.float32(-norm.output_clip), np.float32(norm.output_clip))
 
 
+def layer_norm(x: Float, weight: Float, bias: Float, eps: float) -> Float:
+    """x (..., K), weight and bias (K,) -> (..., K)."""
+    difference = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(difference).mean(axis=-1, keepdims=True)
+    return difference / np.sqrt(variance + np.float32(eps)) * weight + bias
+
+
+def gelu_tanh(x: Float) -> Float:
+    """The approximation of GELU with tanh (Hendrycks and Gimpel, 2016)."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
+    return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
+
+
 def quantize_rows(x: Float, activation: Activation) -> tuple[NDArray[np.int8], Float]:
     """x (..., K) -> codes (..., K) and the step of each row (..., 1): value = code * step."""
     limit = np.float32(2 ** (activation.bits - 1) - 1)

@@ -119,6 +119,17 @@ class KernelDriver:
         self._send(4, gate.size, gate, up)
         return self._receive(np.float32, gate.size)
 
+    def gelu(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._send(6, x.size, x)
+        return self._receive(np.float32, x.size)
+
+    def layer_norm(
+        self, x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """eps is 1e-6."""
+        self._send(7, x.size, x, weight, bias)
+        return self._receive(np.float32, x.size)
+
     def attend(
         self, queries: NDArray[np.float32], keys: NDArray[np.float32], values: NDArray[np.float32], visible: list[int]
     ) -> NDArray[np.float32]:

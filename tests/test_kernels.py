@@ -146,6 +146,33 @@ def test_the_gate_is_the_same_everywhere_and_right(kernels: KernelDriver, portab
     assert (hidden == portable.gate(gate, up)).all()
 
 
+@pytest.mark.parametrize("size", [1, 8, 13, 768, 3000])
+def test_gelu_and_layer_norm_are_the_same_everywhere_and_right(
+    kernels: KernelDriver, portable: KernelDriver, size: int
+) -> None:
+    rng = np.random.default_rng(size)
+    x, weight, bias = (rng.standard_normal((3, size)) * [[6], [1], [1]]).astype(np.float32)
+    y = kernels.gelu(x)
+    wide = x.astype(np.float64)
+    expected = 0.5 * wide * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-7)
+    assert (y == portable.gelu(x)).all()
+    y = kernels.layer_norm(x, weight, bias)
+    expected = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-6) * weight + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert (y == portable.layer_norm(x, weight, bias)).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-40])
+def test_gelu_of_extremes(kernels: KernelDriver, portable: KernelDriver, value: float) -> None:
+    x = np.array([value, 1, -1], np.float32)
+    y = kernels.gelu(x)
+    np.testing.assert_array_equal(y, portable.gelu(x))
+    np.testing.assert_allclose(y[1:], [0.841192, -0.158808], rtol=1e-5)
+    if not np.isnan(value):
+        np.testing.assert_allclose(y[0], max(value, 0), rtol=1e-5, atol=1e-30)
+
+
 @given(data=st.data())
 @EXAMPLES
 def test_attention_is_the_same_everywhere_and_right(

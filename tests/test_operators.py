@@ -132,6 +132,22 @@ def test_rms_norm_of_rows_from_zero_to_huge(isa, ops):
 
 @EVERY_ENGINE
 @FEW
+@given(st.integers(1, 70), st.integers(1, 5), st.sampled_from([1e-3, 1, 1e3]))
+def test_layer_norm_and_gelu(isa, size, rows, spread):
+    rng = np.random.default_rng([size, rows])
+    x, weight, bias = (rng.standard_normal(shape, np.float32) for shape in ((2, rows, size), size, size))
+    inputs = {"x": x * np.float32(spread) + 1, "weight": weight, "bias": bias}
+    model = model_of("LayerNorm", inputs, {"eps": 1e-6}, [TensorProto.FLOAT])
+    expected = reference.layer_norm(*inputs.values(), 1e-6)
+    # The mean of large numbers is known to some last bits of theirs.
+    np.testing.assert_allclose(run(model, inputs, isa)[0], expected, rtol=1e-4, atol=2e-5 / min(spread, 1) ** 0.5)
+    inputs = {"x": x * np.float32(spread)}
+    y = run(model_of("GeluTanh", inputs, {}, [TensorProto.FLOAT]), inputs, isa)[0]
+    np.testing.assert_allclose(y, reference.gelu_tanh(inputs["x"]), rtol=1e-5, atol=1e-6)
+
+
+@EVERY_ENGINE
+@FEW
 @given(
     st.tuples(st.integers(1, 40), st.integers(2, 40)),
     st.integers(2, 4),
@@ -434,6 +450,8 @@ def small_heads() -> tuple[dict[str, np.ndarray], dict]:
 WELL_FORMED = {
     "BitLinear": lambda: large_inputs(1),
     "Int8Embedding": small_embedding,
+    "GeluTanh": lambda: ({"x": np.ones((2, 24), np.float32)}, {}),
+    "LayerNorm": lambda: ({"x": np.ones((2, 24), np.float32)} | dict.fromkeys(("weight", "bias"), zeros(24)), {}),
     "MultiHeadAttention": small_heads,
     "TernaryAttention": lambda: attention_inputs(2, 4, 0, 2, 2, 8),  # hidden size 32
     "Int8Linear": small_int8,
@@ -496,6 +514,9 @@ def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
         ("Int8Embedding", {"scale": zeros(33)}, {}, "weight does not fit 33 outputs"),
         ("Int8Embedding", {}, {"embedding_size": 0}, "embedding_size must be positive"),
         ("Int8Embedding", {}, {"embedding_size": 2**62}, "weight does not fit"),
+        ("GeluTanh", {"x": np.array(1.0, np.float32)}, {}, "the last axis of x"),
+        ("LayerNorm", {"weight": zeros(23)}, {}, "weight has 23 elements, expected 24"),
+        ("LayerNorm", {"bias": zeros(25)}, {}, "bias has 25 elements, expected 24"),
         ("MultiHeadAttention", {"query": zeros(2, 5, 25)}, {}, "query must have three axes"),
         ("MultiHeadAttention", {"query": zeros(5, 24)}, {}, "query must have three axes"),
         ("MultiHeadAttention", {"key": zeros(2, 0, 24)}, {}, "at least one row"),

@@ -162,7 +162,7 @@ class _Vision(_Graph):
         h = self.attention(q, k, v, self.config.vision_num_heads)
         x = self.op("Add", x, self.named_linear(h, f"{name}.self_attn.out_proj"))
         h = self.named_linear(self.layer_norm(x, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
-        h = self.named_linear(self.op("Gelu", h, approximate="tanh"), f"{name}.mlp.fc2")
+        h = self.named_linear(self.op("GeluTanh", h, domain=DOMAIN), f"{name}.mlp.fc2")
         return self.op("Add", x, h)
 
     def compressor(self, x: ir.Value) -> ir.Value:
@@ -226,7 +226,7 @@ class _Vision(_Graph):
 
     def layer_norm(self, x: ir.Value, name: str) -> ir.Value:
         weight, bias = (self.builder.weight(f"{name}.{p}", self.tensors[f"{name}.{p}"]) for p in ("weight", "bias"))
-        return self.op("LayerNormalization", x, weight, bias, epsilon=self.config.vision_norm_eps, axis=-1)
+        return self.op("LayerNorm", x, weight, bias, domain=DOMAIN, eps=self.config.vision_norm_eps)
 
     def named_linear(self, x: ir.Value, name: str) -> ir.Value:
         return self.linear(x, name, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])

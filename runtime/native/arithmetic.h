@@ -19,10 +19,8 @@ static inline float clip(float x, float low, float high) {
 }
 
 // Half to even, for |x| < 2^22.
-static inline float round_even(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
-  return (x + kMagic) - kMagic;
-}
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+static inline float round_even(float x) { return (x + kRound) - kRound; }
 
 // Cephes' expf: two-part reduction by ln 2 and a polynomial; at most 2 ulp off.
 static inline float fast_exponential(float x) {

@@ -1,17 +1,9 @@
 // Softmax attention of one head in float32. The products of matrices run in tiles of queries by 16 columns whose sums
 // stay in registers; each sum adds its terms one after another by fused multiply-add, so that all instruction sets get
 // the same bits, and a token gets the same whether it comes alone or among others.
-//
-// Whoever includes this gives `Lanes`, eight floats, and how to use them:
-//   Lanes load_lanes(const float*); void store_lanes(float*, Lanes); Lanes repeat(float);
-//   Factors load_factors(const float*)                                       four floats
-//   Lanes multiply_add<i>(Factors f, Lanes b, Lanes c)                       f[i] * b + c, rounded once
-//   void transpose(const float* rows, int64_t stride, float* columns)        8 x 8, to rows of kColumns
-//   kQueriesPerTile                                                          at most 6: as many as registers have room
-// Everything is static: two translation units must never share one compiled copy.
 #pragma once
 
-#include "arithmetic.h"
+#include "lanes.h"
 
 namespace embernet {
 
@@ -96,18 +88,18 @@ static void keys_to_columns(const float* keys, int64_t stride, int64_t count, in
 // Scores -> exponentials of what they are below the largest; zeros from `count` to `padded`. Returns 1 / their sum.
 static float exponentials(float* scores, int64_t count, int64_t padded) {
   for (int64_t i = count; i < padded; ++i) scores[i] = -__FLT_MAX__;
+  Lanes largest = repeat(-__FLT_MAX__);
+  for (int64_t i = 0; i < padded; i += kLanes) largest = larger(load_lanes(scores + i), largest);
   float lanes[kLanes];
-  memcpy(lanes, scores, sizeof lanes);
-  for (int64_t i = kLanes; i < padded; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] = lanes[j] > scores[i + j] ? lanes[j] : scores[i + j];
-  float largest = lanes[0];
-  for (int64_t j = 1; j < kLanes; ++j) largest = largest > lanes[j] ? largest : lanes[j];
-  for (int64_t i = 0; i < padded; ++i) scores[i] = fast_exponential(scores[i] - largest);
-  for (int64_t i = count; i < padded; ++i) scores[i] = 0.0f;
-  for (int64_t j = 0; j < kLanes; ++j) lanes[j] = 0.0f;
+  store_lanes(lanes, largest);
+  for (int64_t j = 1; j < kLanes; ++j) lanes[0] = lanes[0] > lanes[j] ? lanes[0] : lanes[j];
+  largest = repeat(lanes[0]);
   for (int64_t i = 0; i < padded; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += scores[i + j];
-  return 1.0f / (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])));
+    store_lanes(scores + i, exponential(subtract(load_lanes(scores + i), largest)));
+  for (int64_t i = count; i < padded; ++i) scores[i] = 0.0f;
+  Lanes total = repeat(0.0f);
+  for (int64_t i = 0; i < padded; i += kLanes) total = add(total, load_lanes(scores + i));
+  return 1.0f / sum(total);
 }
 
 // Asks for what is read soon: the cache of a head is too short for the CPU to see where its reading goes.

@@ -80,6 +80,13 @@ struct Kernels {
   void (*int8)(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows, int64_t count,
                int32_t* products);
 
+  // y = gelu(x), the form with tanh; may overwrite x.
+  void (*gelu)(const float* x, int64_t size, float* y);
+
+  // y = (x - mean) / sqrt(variance + eps) * weight + bias; `scratch` holds `size` floats.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* scratch,
+                     float* y);
+
   // out (rows, attention_padded(size)) = softmax(queries keys^T) values; what lies beyond `size` is no result.
   void (*attend)(const Attention& attention, float* scratch, float* out);
 

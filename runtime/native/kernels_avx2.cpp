@@ -13,6 +13,18 @@ struct Lanes {
 static inline Lanes load_lanes(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store_lanes(float* p, Lanes x) { _mm256_storeu_ps(p, x.v); }
 static inline Lanes repeat(float x) { return {_mm256_set1_ps(x)}; }
+static inline Lanes add(Lanes a, Lanes b) { return {_mm256_add_ps(a.v, b.v)}; }
+static inline Lanes subtract(Lanes a, Lanes b) { return {_mm256_sub_ps(a.v, b.v)}; }
+static inline Lanes multiply(Lanes a, Lanes b) { return {_mm256_mul_ps(a.v, b.v)}; }
+static inline Lanes divide(Lanes a, Lanes b) { return {_mm256_div_ps(a.v, b.v)}; }
+static inline Lanes larger(Lanes a, Lanes b) { return {_mm256_max_ps(a.v, b.v)}; }
+static inline Lanes smaller(Lanes a, Lanes b) { return {_mm256_min_ps(a.v, b.v)}; }
+static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+
+static inline Lanes power_of_two(Lanes n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(127 << 23)))};
+}
 
 // Left in memory: one instruction loads and repeats a float.
 struct Factors {
@@ -300,10 +312,17 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
     if (rows[m].num_outliers > 0) add_outliers(tile, rows[m], products + m * kTileRows);
 }
 
+void gelu_avx2(const float* x, int64_t size, float* y) { shared_gelu(x, size, y); }
+
+void layer_norm_avx2(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* scratch,
+                     float* y) {
+  shared_layer_norm(x, weight, bias, size, eps, scratch, y);
+}
+
 void attend_avx2(const Attention& attention, float* scratch, float* out) { shared_attend(attention, scratch, out); }
 
 extern const Kernels kAvx2;
-const Kernels kAvx2 = {"avx2",  shared_quantize, shared_rms_norm, shared_dot,        shared_gate,
-                       ternary, int8,            attend_avx2,     take_int8_outliers};
+const Kernels kAvx2 = {"avx2",  shared_quantize, shared_rms_norm, shared_dot,      shared_gate, ternary,
+                       int8,    gelu_avx2,       layer_norm_avx2, attend_avx2,     take_int8_outliers};
 
 }  // namespace embernet

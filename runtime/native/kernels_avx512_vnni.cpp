@@ -26,6 +26,8 @@ const Kernels kAvx512Vnni = {"avx512_vnni",
                              shared_gate,
                              multiply<Avx512Vnni, Ternary>,
                              multiply<Avx512Vnni, Int8>,
+                             gelu_avx2,
+                             layer_norm_avx2,
                              attend_avx2};
 
 }  // namespace embernet

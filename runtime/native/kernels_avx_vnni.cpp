@@ -25,6 +25,8 @@ const Kernels kAvxVnni = {"avx_vnni",
                           shared_gate,
                           multiply<AvxVnni, Ternary>,
                           multiply<AvxVnni, Int8>,
+                          gelu_avx2,
+                          layer_norm_avx2,
                           attend_avx2};
 
 }  // namespace embernet

@@ -278,7 +278,7 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kNeon;
-const Kernels kNeon = {"neon",  shared_quantize, shared_rms_norm, shared_dot,        shared_gate,
-                       ternary, int8,            shared_attend,   take_int8_outliers};
+const Kernels kNeon = {"neon", shared_quantize, shared_rms_norm,   shared_dot,    shared_gate,       ternary,
+                       int8,   shared_gelu,     shared_layer_norm, shared_attend, take_int8_outliers};
 
 }  // namespace embernet

@@ -40,6 +40,32 @@ static inline Lanes repeat(float value) {
   return x;
 }
 
+template <typename Function>
+static inline Lanes each(Lanes a, Lanes b, const Function& function) {
+  for (int64_t i = 0; i < kLanes; ++i) a.v[i] = function(a.v[i], b.v[i]);
+  return a;
+}
+
+static inline Lanes add(Lanes a, Lanes b) { return each(a, b, [](float x, float y) { return x + y; }); }
+static inline Lanes subtract(Lanes a, Lanes b) { return each(a, b, [](float x, float y) { return x - y; }); }
+static inline Lanes multiply(Lanes a, Lanes b) { return each(a, b, [](float x, float y) { return x * y; }); }
+static inline Lanes divide(Lanes a, Lanes b) { return each(a, b, [](float x, float y) { return x / y; }); }
+static inline Lanes larger(Lanes a, Lanes b) { return each(a, b, [](float x, float y) { return x > y ? x : y; }); }
+static inline Lanes smaller(Lanes a, Lanes b) { return each(a, b, [](float x, float y) { return x < y ? x : y; }); }
+
+static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+  for (int64_t i = 0; i < kLanes; ++i) c.v[i] = fused_multiply_add(a.v[i], b.v[i], c.v[i]);
+  return c;
+}
+
+static inline Lanes power_of_two(Lanes n) {
+  int32_t bits[kLanes];
+  memcpy(bits, n.v, sizeof bits);
+  for (int32_t& exponent : bits) exponent = static_cast<int32_t>((static_cast<uint32_t>(exponent) << 23) + (127u << 23));
+  memcpy(n.v, bits, sizeof bits);
+  return n;
+}
+
 struct Factors {
   const float* p;
 };
@@ -117,8 +143,8 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kPortable;
-const Kernels kPortable = {"portable",  shared_quantize, shared_rms_norm, shared_dot,
-                           shared_gate, ternary,         int8,            shared_attend};
+const Kernels kPortable = {"portable", shared_quantize, shared_rms_norm,   shared_dot,   shared_gate, ternary,
+                           int8,       shared_gelu,     shared_layer_norm, shared_attend};
 
 float exponential(float x) { return fast_exponential(x); }
 

@@ -23,6 +23,24 @@ static inline Lanes repeat(float x) {
   return {v, v};
 }
 
+static inline Lanes add(Lanes a, Lanes b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
+static inline Lanes subtract(Lanes a, Lanes b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
+static inline Lanes multiply(Lanes a, Lanes b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
+static inline Lanes divide(Lanes a, Lanes b) { return {vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)}; }
+static inline Lanes larger(Lanes a, Lanes b) { return {vmaxnmq_f32(a.low, b.low), vmaxnmq_f32(a.high, b.high)}; }
+static inline Lanes smaller(Lanes a, Lanes b) { return {vminnmq_f32(a.low, b.low), vminnmq_f32(a.high, b.high)}; }
+
+static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+  return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
+}
+
+static inline float32x4_t power_of_two(float32x4_t n) {
+  const int32x4_t exponent = vshlq_n_s32(vreinterpretq_s32_f32(n), 23);
+  return vreinterpretq_f32_s32(vaddq_s32(exponent, vdupq_n_s32(127 << 23)));
+}
+
+static inline Lanes power_of_two(Lanes n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+
 struct Factors {
   float32x4_t v;
 };

@@ -1,4 +1,4 @@
-// The operators of `ai.embernet` that are one step: RmsNorm, BitLinear, Int8Linear, Int8Embedding; and the registration
+// The operators of `ai.embernet` that are one step: RmsNorm, LayerNorm, GeluTanh, BitLinear, Int8Linear, Int8Embedding; and the registration
 // of all. docs/operators.md defines them; each checks shapes, divides the work among threads and calls the kernels.
 #include "tiles.h"
 
@@ -32,6 +32,67 @@ struct RmsNorm {
     return parallel(api, context, count, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m)
         kernels->rms_norm(x.floats() + m * size, weight.floats(), size, norm, y + m * size);
+    });
+  }
+};
+
+// --- LayerNorm ------------------------------------------------------------------------------------------------------
+
+struct LayerNorm {
+  static constexpr const char* kName = "LayerNorm";
+  static constexpr ElementType kInputs[] = {onnx_api::kFloat, onnx_api::kFloat, onnx_api::kFloat};
+  static constexpr ElementType kOutputs[] = {onnx_api::kFloat};
+
+  const Api* api;
+  const Kernels* kernels;
+  float eps;
+
+  Status* create(const KernelInfo* info) {
+    eps = attribute(api, info, "eps", 1e-5f);
+    return nullptr;
+  }
+
+  Status* compute(KernelContext* context) const {
+    Tensor x, weight, bias;
+    RETURN_IF_ERROR(get_inputs(api, context, {&x, &weight, &bias}));
+    RETURN_IF_ERROR(require_rows(api, x));
+    const int64_t count = x.rows(), size = x.columns();
+    RETURN_IF_ERROR(require_size(api, weight, "weight", size));
+    RETURN_IF_ERROR(require_size(api, bias, "bias", size));
+    float* y = nullptr;
+    RETURN_IF_ERROR(get_output(api, context, 0, x, size, &y));
+    Workspace workspace(Workspace::bytes<float>(count * size));
+    if (!workspace.ok()) return error(api, "no memory for %lld rows", static_cast<long long>(count));
+    float* scratch = workspace.take<float>(count * size);
+    return parallel(api, context, count, size * kBytesPerElement, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m)
+        kernels->layer_norm(x.floats() + m * size, weight.floats(), bias.floats(), size, eps, scratch + m * size,
+                            y + m * size);
+    });
+  }
+};
+
+// --- GeluTanh -------------------------------------------------------------------------------------------------------
+
+struct GeluTanh {
+  static constexpr const char* kName = "GeluTanh";
+  static constexpr ElementType kInputs[] = {onnx_api::kFloat};
+  static constexpr ElementType kOutputs[] = {onnx_api::kFloat};
+
+  const Api* api;
+  const Kernels* kernels;
+
+  Status* create(const KernelInfo*) { return nullptr; }
+
+  Status* compute(KernelContext* context) const {
+    Tensor x;
+    RETURN_IF_ERROR(get_inputs(api, context, {&x}));
+    RETURN_IF_ERROR(require_rows(api, x));
+    const int64_t size = x.columns();
+    float* y = nullptr;
+    RETURN_IF_ERROR(get_output(api, context, 0, x, size, &y));
+    return parallel(api, context, x.rows(), size * kBytesPerElement, [&](int64_t begin, int64_t end) {
+      kernels->gelu(x.floats() + begin * size, (end - begin) * size, y + begin * size);
     });
   }
 };
@@ -204,6 +265,8 @@ __attribute__((visibility("default"))) onnx_api::Status* RegisterCustomOps(onnx_
   onnx_api::CustomOpDomain* domain = nullptr;
   RETURN_IF_ERROR(api->create_domain("ai.embernet", &domain));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::RmsNorm>()));
+  RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::LayerNorm>()));
+  RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::GeluTanh>()));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::BitLinear>()));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::Int8Linear>()));
   RETURN_IF_ERROR(api->add_operator(domain, embernet::custom_op<embernet::Int8Embedding>()));

@@ -10,6 +10,9 @@
 namespace embernet {
 
 // kernels_avx2.cpp: whatever has VNNI has AVX2 and FMA.
+void gelu_avx2(const float* x, int64_t size, float* y);
+void layer_norm_avx2(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* scratch,
+                     float* y);
 void attend_avx2(const Attention& attention, float* scratch, float* out);
 
 constexpr int kMaxSums = 12;         // kept in registers: hides the latency of VPDPBUSD, and fits AVX's 16

@@ -6,6 +6,8 @@
 //   3 quantize  size, bits, normed; x (float), weight (float, if normed) -> codes, step (float), sum (int32)
 //   4 gate      size; gate (float), up (float)                           -> hidden (float)
 //   5 attend    rows, size, keys; queries, keys, values (float), visible (int64) -> out (float), rows padded
+//   6 gelu      size; x (float)                                          -> y (float)
+//   7 norm      size; x, weight, bias (float)                            -> y (float)
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,6 +106,22 @@ int main(int count, char**) {
       free(values);
       free(keys);
       free(queries);
+    } else if (operation == 6 || operation == 7) {
+      const int64_t size = read_size();
+      float* x = read_array<float>(size);
+      if (operation == 6) {
+        kernels->gelu(x, size, x);
+      } else {
+        float* weight = read_array<float>(size);
+        float* bias = read_array<float>(size);
+        float* scratch = static_cast<float*>(malloc(sizeof(float) * static_cast<size_t>(size)));
+        kernels->layer_norm(x, weight, bias, size, 1e-6f, scratch, x);
+        free(scratch);
+        free(bias);
+        free(weight);
+      }
+      write_array(x, size);
+      free(x);
     } else {
       const int64_t size = read_size();
       float* gate = read_array<float>(size);
