@@ -19,7 +19,7 @@ from embernet.errors import InputError, MissingExtraError
 OPTIMIZERS = ("bitnet", "adamw", "reference")
 SCHEDULES = ("two_phase", "cosine")
 FREEZE_SETS = ("promised", "reference")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda")
 
 # (freeze set, stage): what the published README promises, and what the published code uses.
 _LEARNING_RATES = {
@@ -50,7 +50,7 @@ class TrainConfig:
     epochs: int = 3
     batch_size: int = 4
     grad_accum: int = 4
-    max_samples_per_source: int | None = None
+    max_samples_per_dataset: int | None = None
 
     # what is trained, and how
     freeze: str = "promised"
@@ -75,14 +75,14 @@ class TrainConfig:
     expert_supervision: float = 0.1
     """Weight in stage 2 of the loss that sends an example to its domain's expert."""
     curriculum: bool = True
-    """Stage 2: draw examples by the published weights of their domains, not each once per epoch."""
+    """Stage 2 draws domains by the published shares: those of its curriculum, or its plain ones."""
     max_text_tokens: int = 2048
 
     # when
     log_interval: int = 10
     eval_interval: int = 500
-    validation_fraction: float = 0.1
-    """The end of every source that is held out; 0 = no validation."""
+    validation: bool = True
+    """Evaluate on the data's split for validation, else on the 10 % that are kept for it."""
     max_validation_examples: int = 1000
     save_interval: int = 1000
     keep_checkpoints: int = 3
@@ -164,7 +164,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "epochs": (1, 10**6),
     "batch_size": (1, 2**16),
     "grad_accum": (1, 2**16),
-    "max_samples_per_source": (1, 2**40),
+    "max_samples_per_dataset": (1, 2**40),
     "lr": (0, 10),
     "warmup_steps": (0, 2**40),
     "phase1_fraction": (0, 1),
@@ -177,7 +177,6 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "max_text_tokens": (2, 2**20),
     "log_interval": (1, 2**40),
     "eval_interval": (1, 2**40),
-    "validation_fraction": (0, 0.9),
     "max_validation_examples": (1, 2**40),
     "save_interval": (1, 2**40),
     "keep_checkpoints": (1, 2**40),
@@ -196,8 +195,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 1,
         "batch_size": 1,
         "grad_accum": 4,
-        "max_samples_per_source": 10,
-        "validation_fraction": 0.0,
+        "max_samples_per_dataset": 10,
+        "validation": False,
         "log_interval": 5,
         "output_dir": "./checkpoints/trial",
     },
@@ -249,7 +248,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
             f"{path}: reading YAML needs pyyaml, which is not installed", hint="pip install 'embernet[train]'"
         ) from None
     try:
-        return yaml.load(text, Loader=_yaml_loader(yaml))
+        return yaml.load(text, Loader=_yaml_loader(yaml))  # noqa: S506  (a SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
 
@@ -261,7 +260,9 @@ def _yaml_loader(yaml: Any) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         pass
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789")
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789"
+    )
     return Loader
 
 

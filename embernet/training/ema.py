@@ -17,16 +17,10 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimiser step number `step`, counted from 1. Early averages are short, so that the start is forgotten."""
+        """After optimiser step number `step`, from 1 on. Early averages are short: the start is soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for average, parameter in zip(self._averages, self._parameters, strict=True):
             average.lerp_(parameter.detach(), 1 - decay)
-
-    @torch.no_grad()
-    def take(self) -> None:
-        """Start over from what the parameters are now."""
-        for average, parameter in zip(self._averages, self._parameters, strict=True):
-            average.copy_(parameter)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ class _BitLinearFunction(torch.autograd.Function):
         w_codes, w_step = quantize_weights(weight, quantizer.weights)
         ctx.save_for_backward(normal, scale, norm_weight, x_codes, x_step, w_codes, w_step)
         y = F.linear(x_codes, w_codes).mul_(x_step * w_step)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -45,7 +45,7 @@ class _BitLinearFunction(torch.autograd.Function):
         dnorm_weight = product.sum(dim=0)
         mean = (product @ norm_weight).div_(normal.shape[-1])
         dx = dn.mul_(norm_weight).addcmul_(normal, mean[:, None], value=-1).mul_(scale)
-        return dx.view(*gradients[0].shape[:-1], -1), dnorm_weight, dweight, None, None
+        return dx.view(*gradients[0].shape[:-1], normal.shape[-1]), dnorm_weight, dweight, None, None
 
 
 class FusedBitLinear(BitLinear):

@@ -12,6 +12,7 @@ its own. supervision: cross-entropy of the last router to the expert of the row'
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,7 @@ class Batch:
         return Batch(function(self.pixel_values), function(self.has_image), function(self.experts), text)
 
 
-@dataclass(frozen=True)
-class Losses:
+class Losses(NamedTuple):
     """Sums over a batch: cross_entropy, balance and supervision (), float32, with gradients.
 
     usage (E,): how often each expert was among the chosen. entropy (): of the routers, summed over rows.

@@ -46,21 +46,19 @@ class ReferenceAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "clip": clip, "betas": _BETAS, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()):
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None
-        norm = parameter.grad.norm()
-        gradient = parameter.grad * (group["clip"] / (norm + 1e-6)).clamp(max=1.0)
+        gradient = gradient * (group["clip"] / (gradient.norm() + 1e-6)).clamp(max=1.0)
         state["step"] += 1
         step = int(state["step"])
         state["exp_avg"].lerp_(gradient, 1 - beta1)

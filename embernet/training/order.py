@@ -9,18 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Stage 2 of the published trainer draws a domain with these probabilities, from the first step to the last.
-CURRICULUM = {
-    "spatial_scene": 0.25,
-    "general": 0.20,
-    "vision_ocr": 0.15,
-    "spatial_reasoning": 0.15,
-    "code_math_chart": 0.08,
-    "vision_diagram": 0.05,
-    "code_math_formula": 0.05,
-    "agentic_knowledge": 0.04,
-    "agentic_reasoning": 0.03,
-}
+from embernet.data.domains import DOMAINS
 
 
 class ExampleOrder:
@@ -58,7 +47,7 @@ class ExampleOrder:
         return np.resize(order, (self.steps_per_epoch, self.batch))
 
 
-def domain_weights(domains: Sequence[str]) -> dict[int, float]:
-    """The curriculum's weight of every domain, by its place in `domains`; one it does not name gets its average."""
-    average = sum(CURRICULUM.values()) / len(CURRICULUM)
-    return {place: CURRICULUM.get(domain, average) for place, domain in enumerate(domains)}
+def domain_shares(domains: Sequence[str], curriculum: bool) -> dict[int, float]:
+    """The published share in stage 2 of every domain, by its place in `domains`; an unknown one gets the average."""
+    shares = {name: domain.curriculum_share if curriculum else domain.plain_share for name, domain in DOMAINS.items()}
+    return {place: shares.get(domain, 1 / len(shares)) for place, domain in enumerate(domains)}
