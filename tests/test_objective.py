@@ -15,7 +15,7 @@ from embernet.training.batches import ConversationEncoder
 from embernet.training.examples import Examples
 from embernet.training.objective import NO_EXPERT, Objective
 from embernet.training.order import ExampleOrder, domain_shares
-from tests.training_runs import DrawnExamples, write_small_checkpoint
+from tests.training_runs import DOMAINS, DrawnExamples, write_small_checkpoint
 
 CUT = 1e-5  # sums in another order, and a model that rounds its activations
 
@@ -36,7 +36,7 @@ def load(encoder, *sources, **options):
 
 def test_a_row_alone_has_the_models_own_losses(small):
     model, encoder = small
-    for domain, expert in (("left", 0), ("right", 1), ("general", NO_EXPERT)):
+    for domain, expert in ((DOMAINS[0], 0), (DOMAINS[1], 1), ("general", NO_EXPERT)):
         batch = load(encoder, DrawnExamples(1, domain)).batch
         losses = Objective(model)(batch)
         labels = torch.full_like(batch.text.input_ids, IGNORED_LABEL)
@@ -77,7 +77,7 @@ def gradients(model, parts, counts):
 
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(small):
     model, encoder = small
-    batch = load(encoder, DrawnExamples(3, "left"), DrawnExamples(4, "right"), DrawnExamples(1, "general")).batch
+    batch = load(encoder, DrawnExamples(3), DrawnExamples(4, DOMAINS[1]), DrawnExamples(1, "general")).batch
     assert len(set(batch.text.conversations.sum(dim=1).tolist())) > 1  # texts of several lengths
     whole = gradients(model, [batch], batch.counts)
     for rows in (1, 3):
@@ -165,10 +165,10 @@ def test_a_text_without_room_for_its_answer_is_unusable(small):
 
 def test_a_limit_holds_for_each_dataset(small):
     _, encoder = small
-    examples = Examples([DrawnExamples(5, "left"), DrawnExamples(2, "right")], encoder, 64, limit=3)
+    examples = Examples([DrawnExamples(5), DrawnExamples(2, DOMAINS[1])], encoder, 64, limit=3)
     assert len(examples) == 5
     names, groups = examples.domains()
-    assert [names[group] for group in groups] == ["left"] * 3 + ["right"] * 2
+    assert [names[group] for group in groups] == [DOMAINS[0]] * 3 + [DOMAINS[1]] * 2
     assert isinstance(DrawnExamples(1)[0], Example)
 
 

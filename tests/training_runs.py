@@ -18,13 +18,13 @@ from embernet.training.run import plan_run, train_stage
 from embernet.training.trainer import TrainResult
 
 COLORS = {"red": (200, 30, 30), "green": (30, 160, 50), "blue": (40, 60, 200), "white": (240, 240, 240)}
-DOMAINS = ("left", "right")
+DOMAINS = ("vision_ocr", "spatial_scene")  # left and right half
 
 
 class DrawnExamples:
     """Example i: half of an image in one color, and which; a function of i."""
 
-    def __init__(self, count: int, domain: str = "left", name: str = "drawn") -> None:
+    def __init__(self, count: int, domain: str = DOMAINS[0], name: str = "drawn") -> None:
         self.name = name
         self._count = count
         self._domain = domain
@@ -38,9 +38,9 @@ class DrawnExamples:
         rng = np.random.default_rng([index, len(self._domain)])
         color = str(rng.choice(list(COLORS)))
         pixels = rng.integers(0, 40, (16, 16, 3)).astype(np.uint8)
-        half = slice(0, 8) if self._domain == "left" else slice(8, 16)
+        half = slice(8, 16) if self._domain == DOMAINS[1] else slice(0, 8)
         pixels[:, half] = COLORS[color]
-        turns = ((f"what color is {self._domain}?", f"it is {color}"),) * int(rng.integers(1, 3))
+        turns = (("what color is it?", f"it is {color}"),) * int(rng.integers(1, 3))
         return Example(f"{self.name}/{index}", Image.fromarray(pixels), turns, self._domain)
 
 
@@ -76,7 +76,7 @@ def small_config(**changes: Any) -> EmberNetConfig:
 def write_small_checkpoint(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """A new small model with its tokenizer. Its words are told apart as a trained model's: no stage trains them."""
     config = small_config(**changes)
-    texts = [f"what color is {domain}? it is {color} answer:" for domain in DOMAINS for color in COLORS]
+    texts = [f"what color is it? it is {color} answer:" for color in COLORS]
     tensors = (
         (name, array * np.float32(25) if "embed_tokens" in name else array)
         for name, array in initial_tensors(get_family("embernet"), config, seed)
@@ -127,8 +127,8 @@ def small_run(
     """Train the small model on drawn examples: 6 steps per epoch unless `values` say otherwise."""
     given = {"output_dir": str(output), **({"model": str(model)} if model else {}), **values}
     run = plan_run(given, SMALL_RUN if resume is None else {}, "settings", resume=resume)
-    sources = sources if sources is not None else [DrawnExamples(12, "left"), DrawnExamples(12, "right")]
-    validation = [DrawnExamples(6, "left", "held out")] if run.config.validation else []
+    sources = sources if sources is not None else [DrawnExamples(12, domain) for domain in DOMAINS]
+    validation = [DrawnExamples(6, name="held out")] if run.config.validation else []
     return train_stage(run, sources, validation, reporter or Silent())
 
 

@@ -125,7 +125,7 @@ class Examples(Dataset[Row]):
         )
         return LoadedBatch(batch, tuple(itertools.chain.from_iterable(row.skipped for row in rows)))
 
-    def load(self, batches: Sequence[Sequence[int]], num_workers: int) -> Iterator[LoadedBatch]:
+    def load(self, batches: Sequence[list[int]], num_workers: int) -> Iterator[LoadedBatch]:
         """The batches with these examples, in this order, prepared ahead by `num_workers` processes."""
         workers = min(num_workers, len(batches))
         try:

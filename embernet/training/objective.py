@@ -10,6 +10,7 @@ its own. supervision: cross-entropy of the last router to the expert of the row'
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,7 +59,7 @@ class Batch:
     def parts(self, rows: int) -> Iterator["Batch"]:
         """The batch in pieces of at most `rows` rows."""
         for start in range(0, len(self), rows):
-            yield self._map(lambda tensor, start=start: tensor[start : start + rows])
+            yield self._map(operator.itemgetter(slice(start, start + rows)))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         text = PackedText(*(function(getattr(self.text, f.name)) for f in dataclasses.fields(self.text)))

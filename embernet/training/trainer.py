@@ -226,7 +226,7 @@ class Trainer:
         skipped = [example for one in loaded for example in one.skipped]
         tokens = sum(batch.num_tokens + int(batch.has_image.sum()) * self.plan.image_tokens for batch in batches)
         # One exchange of all that the processes must agree on.
-        learnt, rows, supervised, tokens, num_skipped, terminated, interrupted = self._sum(
+        learnt, rows, supervised, all_tokens, num_skipped, terminated, interrupted = self._sum(
             [
                 *torch.stack([batch.counts for batch in batches]).sum(dim=0).tolist(),
                 tokens,
@@ -257,7 +257,7 @@ class Trainer:
             values |= figures
             values |= {"train/window_avg_loss": state.window_average, "train/cumul_avg_loss": state.average}
         state.global_step += 1
-        state.tokens += int(tokens)
+        state.tokens += int(all_tokens)
         epoch = (state.global_step - 1) // self.plan.steps_per_epoch + 1
         values |= {"train/cumulative_tokens": state.tokens, "train/epoch": epoch}
         return values, "interrupted" if interrupted else "terminated" if terminated else None
@@ -306,7 +306,7 @@ class Trainer:
         limit = math.inf if config.optimizer == "reference" else config.grad_clip
         norm = float(self._accelerator.clip_grad_norm_(self._trained(), limit))
         terms = [float(total) * weight for total, weight in zip(sums[:3], weights, strict=True)]
-        loss = sum(terms)
+        loss = math.fsum(terms)
         if not math.isfinite(loss + norm):
             state.nonfinite_in_a_row += 1
             if state.nonfinite_in_a_row == _MAX_NONFINITE:
@@ -436,7 +436,7 @@ class Trainer:
     def _model_tensors(self) -> dict[str, Tensor]:
         """All of the model's tensors by name, on the CPU; empty in all processes but the main one where sharded."""
         named = get_model_state_dict(self._objective, options=_FULL)
-        return {name.removeprefix(_PREFIX): value for name, value in named.items()}
+        return {name.removeprefix(_PREFIX): cast("Tensor", value) for name, value in named.items()}
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self._ema.applied() if self._ema is not None else contextlib.nullcontext()
