@@ -17,6 +17,8 @@ from embernet.training.objective import NO_EXPERT, Objective
 from embernet.training.order import ExampleOrder, domain_shares
 from tests.training_runs import DOMAINS, DrawnExamples, write_small_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CUT = 1e-5  # sums in another order, and a model that rounds its activations
 
 
@@ -31,7 +33,8 @@ def small(tmp_path_factory):
 
 def load(encoder, *sources, **options):
     examples = Examples(sources, encoder, options.pop("max_text_tokens", 2048), **options)
-    return next(examples.load([list(range(len(examples)))], num_workers=0))
+    with examples.load([list(range(len(examples)))], num_workers=0) as batches:
+        return next(batches)
 
 
 def test_a_row_alone_has_the_models_own_losses(small):
@@ -152,8 +155,10 @@ def test_nothing_usable_is_one_sentence(small, workers):
         def __getitem__(self, index):
             return dataclasses.replace(super().__getitem__(index), image=b"")
 
-    with pytest.raises(InputError, match=r"^drawn: 3 unusable examples in a row, the last: image: .*\)$"):
-        list(Examples([Broken(3)], encoder, 64).load([[0]], workers))
+    examples = Examples([Broken(3)], encoder, 64)
+    message = r"^drawn: 3 unusable examples in a row, the last: image: not an image \(the file is empty\)$"
+    with pytest.raises(InputError, match=message), examples.load([[0]], workers) as batches:
+        next(batches)
 
 
 def test_a_text_without_room_for_its_answer_is_unusable(small):

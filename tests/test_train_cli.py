@@ -1,5 +1,6 @@
 """`embernet train` as a user drives it: flags, files, presets, what is printed, signals, several processes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
-import torch
 from PIL import Image
 
 from embernet.checkpoints import open_checkpoint
@@ -46,18 +46,15 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def train(cli, model, data, tmp_path):
+def train(cli, model, data, tmp_path, one_thread):
     """Run `embernet train` with the small model and the drawings, in one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*arguments: object, model: Path | None = model) -> tuple[int, str, str]:
         common = ["--data-dir", data, "--device", "cpu", "--num-workers", 0, "--batch-size", 2, "--grad-accum", 2]
         given = ["--model", model] if model else []
         return cli("train", *arguments, *common, *given, *([] if "-o" in arguments else ["-o", tmp_path / "runs"]))
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 # --- configuration --------------------------------------------------------------------------------------------------
@@ -105,6 +102,12 @@ def test_a_wrong_config_file_is_one_sentence(tmp_path, name, text, message, hint
         plan_run({"stage": 1}, read_config_file(path), str(path))
     assert "\n" not in str(error.value)
     assert (error.value.hint or "").startswith(hint or "")
+
+
+def test_every_key_is_documented():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    missing = [field.name for field in dataclasses.fields(TrainConfig) if f"`{field.name}`" not in page]
+    assert not missing
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------

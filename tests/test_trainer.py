@@ -28,16 +28,10 @@ from tests.training_runs import SMALL_RUN, DrawnExamples, Silent, digest, small_
 
 # The same sums in another order; then, after steps of a model that rounds its weights to three values, a little more.
 SAME_STEP = 1e-5
-SAME_CURVE = 5e-3
+SAME_CURVE = 0.03
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Small matrices do not divide well."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +295,10 @@ def test_examples_that_cannot_be_used_are_counted_and_listed(model, tmp_path):
     assert [(skipped.source, skipped.index) for skipped in result.skipped] == [("drawn", 3)]
     (line,) = (tmp_path / "stage1" / "skipped_examples.jsonl").read_text().splitlines()
     assert json.loads(line)["index"] == 3
-    assert reporter.notes == ["1 examples are skipped so far (skipped_examples.jsonl)"]
+    assert reporter.notes == [f"examples skipped so far: 1 ({tmp_path / 'stage1' / 'skipped_examples.jsonl'})"]
+    # A run that goes on knows them still.
+    again = small_run(tmp_path, resume=tmp_path / "stage1" / "checkpoint_epoch_2", sources=[DrawnExamples(12)])
+    assert again.skipped == result.skipped
 
 
 def test_a_run_without_progress_ends_early(model, tmp_path):

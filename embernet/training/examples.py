@@ -5,8 +5,12 @@ Sources are read example by example when they are needed, so that a dataset may 
 
 import bisect
 import itertools
+import signal
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +30,7 @@ from embernet.training.objective import NO_EXPERT, Batch
 
 # After so many unusable examples in a row something is wrong with the data as a whole.
 _MAX_SKIPPED = 100
+_FROM_WORKER = "Caught InputError in DataLoader worker"
 
 
 @dataclass(frozen=True)
@@ -125,16 +130,40 @@ class Examples(Dataset[Row]):
         )
         return LoadedBatch(batch, tuple(itertools.chain.from_iterable(row.skipped for row in rows)))
 
-    def load(self, batches: Sequence[list[int]], num_workers: int) -> Iterator[LoadedBatch]:
-        """The batches with these examples, in this order, prepared ahead by `num_workers` processes."""
+    @contextmanager
+    def load(self, batches: Sequence[list[int]], num_workers: int) -> Iterator[Iterator[LoadedBatch]]:
+        """The batches with these examples, in this order, prepared ahead by `num_workers` processes.
+
+        A context manager: the processes end with its block.
+        """
         workers = min(num_workers, len(batches))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as asked for
+            loaded: Any = iter(
+                DataLoader(
+                    self,
+                    batch_sampler=batches,
+                    collate_fn=self.collate,
+                    num_workers=workers,
+                    worker_init_fn=_leave_signals_to_main,
+                )
+            )
         try:
-            yield from DataLoader(self, batch_sampler=batches, collate_fn=self.collate, num_workers=workers)
+            yield loaded
         except InputError as error:
-            if workers == 0:
+            if not str(error).startswith(_FROM_WORKER):
                 raise
             # The loader wraps what a worker raised into a text with its traceback.
             raise InputError(str(error).strip().splitlines()[-1].partition("InputError: ")[2]) from None
+        finally:
+            if workers:
+                loaded._shutdown_workers()  # an exception's traceback would keep them until the program's end
+
+
+def _leave_signals_to_main(_worker: int) -> None:
+    """Signals for the whole group reach the workers too; the run still needs them to end its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _domain(source: ExampleSource) -> str:

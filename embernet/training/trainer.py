@@ -10,9 +10,9 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -184,38 +184,47 @@ class Trainer:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def _run(self, interruption: Interruption, log: MetricsLog | None) -> str:
-        config, state, per_epoch = self.config, self.state, self.plan.steps_per_epoch
+        state, per_epoch = self.state, self.plan.steps_per_epoch
         while state.global_step < self.plan.total_steps:
-            epoch = state.global_step // per_epoch
-            for loaded in self._batches_of_epoch(epoch, state.global_step % per_epoch):
-                started = time.monotonic()
-                values, stop = self._step(loaded, interruption)
-                state.train_seconds += time.monotonic() - started
-                is_epoch_end = state.global_step % per_epoch == 0
-                if is_epoch_end or state.global_step % config.eval_interval == 0:
-                    values |= self._evaluate(is_epoch_end)
-                self._log(log, values)
-                if is_epoch_end:
-                    state.begin_epoch()
-                    self._save(f"checkpoint_epoch_{epoch + 1}")
-                elif state.global_step % config.save_interval == 0:
-                    self._save(f"checkpoint_step_{state.global_step}")
-                if stop:
-                    return stop
-                if 0 < config.early_stop_patience <= state.evaluations_without_progress:
-                    return "early_stop"
+            epoch, first_step = divmod(state.global_step, per_epoch)
+            with contextlib.closing(self._batches_of_epoch(epoch, first_step)) as steps:
+                for loaded in steps:
+                    if reason := self._run_step(loaded, interruption, log):
+                        return reason
         return "done"
 
-    def _batches_of_epoch(self, epoch: int, first_step: int) -> Iterator[list[LoadedBatch]]:
+    def _run_step(
+        self, loaded: Sequence[LoadedBatch], interruption: Interruption, log: MetricsLog | None
+    ) -> str | None:
+        """A step and what is due after it; returns why to stop then, if so."""
+        config, state = self.config, self.state
+        started = time.monotonic()
+        values, stop = self._step(loaded, interruption)
+        state.train_seconds += time.monotonic() - started
+        epoch, step = divmod(state.global_step, self.plan.steps_per_epoch)
+        is_epoch_end = step == 0
+        if is_epoch_end or state.global_step % config.eval_interval == 0:
+            values |= self._evaluate(is_epoch_end)
+        self._log(log, values)
+        if is_epoch_end:
+            state.begin_epoch()
+            self._save(f"checkpoint_epoch_{epoch}")
+        elif state.global_step % config.save_interval == 0:
+            self._save(f"checkpoint_step_{state.global_step}")
+        if stop is None and 0 < config.early_stop_patience <= state.evaluations_without_progress:
+            return "early_stop"
+        return stop
+
+    def _batches_of_epoch(self, epoch: int, first_step: int) -> Generator[list[LoadedBatch], None, None]:
         """For every step of an epoch from `first_step` on, the micro-batches of this process."""
         config, accelerator = self.config, self._accelerator
         order = self._order.epoch(epoch)[first_step:]
         # (steps, micro-batches, processes, examples): what one process sees depends on their number, a step does not.
         shape = (len(order), config.grad_accum, accelerator.num_processes, config.batch_size)
         micro_batches = order.reshape(shape)[:, :, accelerator.process_index].reshape(-1, config.batch_size)
-        loaded = self._training.load(micro_batches.tolist(), config.num_workers)
-        for _ in range(len(order)):
-            yield [next(loaded) for _ in range(config.grad_accum)]
+        with self._training.load(micro_batches.tolist(), config.num_workers) as loaded:
+            for _ in range(len(order)):
+                yield [next(loaded) for _ in range(config.grad_accum)]
 
     def _step(self, loaded: Sequence[LoadedBatch], interruption: Interruption) -> tuple[dict[str, float], str | None]:
         """One optimiser step; returns its figures, and why to stop after it, if so."""
@@ -304,7 +313,7 @@ class Trainer:
         config, state = self.config, self.state
         # The reference clips tensor by tensor, in its optimiser.
         limit = math.inf if config.optimizer == "reference" else config.grad_clip
-        norm = float(self._accelerator.clip_grad_norm_(self._trained(), limit))
+        norm = float(self._accelerator.clip_grad_norm_(self._objective.parameters(), limit))
         terms = [float(total) * weight for total, weight in zip(sums[:3], weights, strict=True)]
         loss = math.fsum(terms)
         if not math.isfinite(loss + norm):
@@ -367,15 +376,18 @@ class Trainer:
             mine.append(chosen[start : start + config.batch_size].tolist() or [0])
         counts_until = size - accelerator.process_index * config.batch_size
         self._objective.eval()
-        total = [0.0, 0.0]
-        with self._averaged():
-            for number, loaded in enumerate(validation.load(mine, config.num_workers)):
+        total, skipped = [0.0, 0.0], []
+        with self._averaged(), validation.load(mine, config.num_workers) as batches:
+            for number, loaded in enumerate(batches):
+                skipped += [replace(example, source=f"{example.source} (validation)") for example in loaded.skipped]
                 for part in loaded.batch.parts(self.state.max_rows):
                     losses = self._objective(part.to(accelerator.device))
                     if number * per_round < counts_until:
                         total[0] += float(losses.cross_entropy)
                         total[1] += float(part.counts[0])
-        cross_entropy, learnt = self._sum(total)
+        cross_entropy, learnt, num_skipped = self._sum([*total, len(skipped)])
+        if num_skipped:
+            self._note_skipped(skipped)
         return cross_entropy / learnt
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -427,6 +439,9 @@ class Trainer:
         set_optimizer_state_dict(self._objective, self._optimizer.optimizer, optimizer, options=_FULL)
         for group, values in zip(self._optimizer.param_groups, own, strict=True):
             group.update(values)  # the configuration may have changed
+        if (path.parent / SKIPPED_FILE).is_file():
+            for line in (path.parent / SKIPPED_FILE).read_text(encoding="utf-8").splitlines():
+                self._skipped.add(Skipped(**json.loads(line)))
         if self._ema is not None and ema is not None:
             named = {_PREFIX + name: value for name, value in ema.items()}
             with self._averaged():
@@ -459,7 +474,7 @@ class Trainer:
         if self._accelerator.is_main_process and len(self._skipped) > known:
             lines = [json.dumps(vars(example)) + "\n" for example in self._skipped.listed()]
             write_text(self._folder / SKIPPED_FILE, "".join(lines))
-            self._reporter.note(f"{len(self._skipped)} examples are skipped so far ({SKIPPED_FILE})")
+            self._reporter.note(f"examples skipped so far: {len(self._skipped)} ({self._folder / SKIPPED_FILE})")
 
     def _log(self, log: MetricsLog | None, values: Mapping[str, float]) -> None:
         step = self.state.global_step
