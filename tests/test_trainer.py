@@ -24,7 +24,15 @@ from embernet.training.run_checkpoint import (
     read_run_tensors,
 )
 from embernet.training.state import RunState
-from tests.training_runs import SMALL_RUN, DrawnExamples, Silent, digest, small_run, write_small_checkpoint
+from tests.training_runs import (
+    SMALL_RUN,
+    DrawnExamples,
+    Silent,
+    digest,
+    small_config,
+    small_run,
+    write_small_checkpoint,
+)
 
 # The same sums in another order; then, after steps of a model that rounds its weights to three values, a little more.
 SAME_STEP = 1e-5
@@ -362,38 +370,36 @@ def test_a_cut_optimizer_state_is_one_sentence(stage_1, tmp_path):
         small_run(tmp_path, resume=copy)
 
 
-def test_a_new_model_takes_its_tower_from_the_hub(monkeypatch, tiny_tokenizer):
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+def test_a_new_model_takes_its_tower_from_the_hub(monkeypatch, tiny_tokenizer, tmp_path):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from safetensors.numpy import save_file
 
-    from embernet.models.embernet.config import EmberNetConfig
+    from embernet.models.embernet.model import EmberNet
     from embernet.training import start
 
-    config = EmberNetConfig.from_dict({**open_small().to_dict()})
+    config = small_config(vocab_size=300, image_token_ids=[298])
     monkeypatch.setattr(start, "EmberNetConfig", lambda: config)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tower = SiglipVisionModel(SiglipVisionConfig(image_size=16, patch_size=4, **sizes))
-    monkeypatch.setattr(SiglipVisionModel, "from_pretrained", lambda *_, **__: tower)
-    begun = start.start_new(str(tiny_tokenizer), seed=0)
-    weight = begun.tensors["vision_encoder.encoder.embeddings.patch_embedding.weight"]
-    assert np.array_equal(weight, tower.state_dict()[weight_name(tower)].numpy())
-    assert not any(".head." in name for name in begun.tensors)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name, revision: str(tmp_path / name))
+    rng, prefix = np.random.default_rng(0), "vision_encoder.encoder."
+    shapes = {n.removeprefix(prefix): s for n, s in EmberNet.tensor_shapes(config).items() if n.startswith(prefix)}
+    tower = {f"vision_model.{name}": rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    save_file(tower | {"text_model.head.bias": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
+    model = start.start_new(str(tiny_tokenizer), seed=0).build()
+    found = model.vision_encoder.encoder.state_dict()
+    assert found.keys() == shapes.keys()
+    assert all(np.array_equal(value.numpy(), tower[f"vision_model.{name}"]) for name, value in found.items())
+    assert model.decoder.layers[0].moe.router.weight.abs().sum() > 0
 
-    def offline(*_, **__):
-        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nCheck your connection.")
-
-    monkeypatch.setattr(SiglipVisionModel, "from_pretrained", offline)
-    with pytest.raises(NetworkError, match=r"^google/siglip.*cannot be fetched \(We couldn't connect[^\n]*\)$"):
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="not SigLIP's weights"):
         start.start_new(str(tiny_tokenizer), seed=0)
 
+    def offline(*_, **__):
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file.\nCheck your connection.")
 
-def open_small():
-    from tests.training_runs import small_config
-
-    return small_config(vocab_size=300, image_token_ids=[298])
-
-
-def weight_name(tower):
-    return next(name for name in tower.state_dict() if name.endswith("patch_embedding.weight"))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    with pytest.raises(NetworkError, match=r"^google/siglip[^\n]*: model.safetensors cannot be fetched \([^\n]*\)$"):
+        start.start_new(str(tiny_tokenizer), seed=0)
 
 
 def test_trackers_are_written_or_asked_for(model, tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from embernet.checkpoints import write_text
 from embernet.data.example import ExampleSource
 from embernet.errors import InputError, MissingExtraError
-from embernet.models.embernet.model import EmberNet
 from embernet.training.batches import ConversationEncoder
 from embernet.training.config import TrainConfig, preset_values
 from embernet.training.examples import Examples
@@ -109,8 +108,7 @@ def train_stage(
             start = start_new(config.tokenizer, config.seed)
         if config.experts is not None and max(config.experts) >= start.config.num_experts:
             raise InputError(f"there is no expert {max(config.experts)} (found {start.config.num_experts} experts)")
-        model = EmberNet(start.config)
-        model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in start.tensors.items()})
+        model = start.build()
         encoder = ConversationEncoder(Tokenizer.from_str(start.tokenizer_json), start.config)
         limit = config.max_samples_per_dataset
         trainer = Trainer(

@@ -1,18 +1,22 @@
 """The model a run starts from: a checkpoint, or a new one of full size with SigLIP's weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from embernet.checkpoints import open_checkpoint
-from embernet.errors import InputError, NetworkError
+from embernet.errors import InputError
 from embernet.export.tokenizer import read_tokenizer
 from embernet.families import get_family
+from embernet.hub import download_file
 from embernet.initial import initial_tensors
 from embernet.models.embernet.config import EmberNetConfig
+from embernet.models.embernet.model import EmberNet
 
 SIGLIP = "google/siglip-base-patch16-224"
 TOKENIZER = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"  # of the published model, whatever its hub repository holds
@@ -21,12 +25,23 @@ _TOWER = "vision_encoder.encoder."
 
 @dataclass(frozen=True)
 class Start:
-    """tensors: float32, by the names of the torch module. notes: what the user should know."""
+    """tensors: by the names of the torch module, each made when its turn comes. notes: what the user should know."""
 
     config: EmberNetConfig
-    tensors: Mapping[str, NDArray[np.float32]]
+    tensors: Iterable[tuple[str, NDArray[np.float32]]]
     tokenizer_json: str
     notes: tuple[str, ...] = ()
+
+    def build(self) -> EmberNet:
+        """The model, in memory once."""
+        model = EmberNet(self.config)
+        parameters = model.state_dict()
+        with torch.no_grad():
+            for name, array in self.tensors:
+                parameters.pop(name).copy_(torch.from_numpy(array))
+        if parameters:
+            raise ValueError(f"no values for {', '.join(parameters)}")
+        return model
 
 
 def start_from(path: Path, tokenizer: str | None) -> Start:
@@ -41,7 +56,7 @@ def start_from(path: Path, tokenizer: str | None) -> Start:
         source = TOKENIZER
     return Start(
         config=checkpoint.config,
-        tensors=checkpoint.tensors,
+        tensors=checkpoint.tensors.items(),
         tokenizer_json=_read_tokenizer(source, checkpoint.config),
         notes=tuple(checkpoint.warnings),
     )
@@ -53,29 +68,29 @@ def start_new(tokenizer: str | None, seed: int) -> Start:
     NetworkError if that cannot be fetched and is not in the hub's cache.
     """
     config = EmberNetConfig()
-    tensors = dict(initial_tensors(get_family(config.family), config, seed))
-    for name, array in _fetch_tower():
-        if name in tensors and tensors[name].shape != array.shape:
-            raise InputError(f"{SIGLIP}: tensor {name} has the wrong shape (found {array.shape})")
-        if name in tensors:  # the pooling head is not among them
-            tensors[name] = array
+    tower = _fetch_tower(config)
+    tensors = (
+        (name, tower.get(name, array)) for name, array in initial_tensors(get_family(config.family), config, seed)
+    )
     return Start(config, tensors, _read_tokenizer(tokenizer or TOKENIZER, config))
 
 
-def _fetch_tower() -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """SigLIP's vision weights under our names."""
-    from transformers import SiglipVisionModel
-
+def _fetch_tower(config: EmberNetConfig) -> dict[str, NDArray[np.float32]]:
+    """SigLIP's vision weights under our names; InputError unless they are all that the tower needs."""
+    path = download_file(SIGLIP, "model.safetensors")
+    needed = {name: shape for name, shape in EmberNet.tensor_shapes(config).items() if name.startswith(_TOWER)}
+    tower: dict[str, NDArray[np.float32]] = {}
     try:
-        tower = SiglipVisionModel.from_pretrained(SIGLIP, use_safetensors=True)
-    except (OSError, ValueError) as error:  # transformers' own words for: no network, no such file, offline mode
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NetworkError(
-            f"{SIGLIP}: the vision tower cannot be fetched ({reason:.200})",
-            hint="add --model CHECKPOINT to start from one that is here",
-        ) from None
-    for name, tensor in tower.state_dict().items():
-        yield _TOWER + name.removeprefix("vision_model."), tensor.float().numpy()
+        with safe_open(path, framework="np") as file:
+            for name, shape in needed.items():
+                tower[name] = file.get_tensor("vision_model." + name.removeprefix(_TOWER)).astype(np.float32)
+                if tower[name].shape != shape:
+                    raise InputError(
+                        f"{path}: {name} has the wrong shape (found {tower[name].shape}, expected {shape})"
+                    )
+    except SafetensorError as error:
+        raise InputError(f"{path}: not SigLIP's weights ({error})") from None
+    return tower
 
 
 def _read_tokenizer(source: str | Path, config: EmberNetConfig) -> str:
