@@ -126,7 +126,7 @@ def test_the_final_model_can_be_exported(stage_1, tmp_path):
 
 def test_training_brings_the_loss_down_and_supervision_routes(model, tmp_path):
     reporter = Silent()
-    values = {"epochs": 8, "batch_size": 4, "grad_accum": 1, "lr": 2e-2, "validation": False, "early_stop_patience": 0}
+    values = {"epochs": 5, "batch_size": 4, "grad_accum": 1, "lr": 3e-2, "validation": False, "early_stop_patience": 0}
     small_run(tmp_path, model, stage=2, freeze="reference", reporter=reporter, **values)
     first, last = reporter.steps[0], reporter.steps[-1]
     assert last["train/cross_entropy"] < 0.6 * first["train/cross_entropy"]
