@@ -40,7 +40,7 @@ class _BitLinearFunction(torch.autograd.Function):
         normal, scale, norm_weight, x_codes, x_step, w_codes, w_step = ctx.saved_tensors
         dy = gradients[0].reshape(-1, gradients[0].shape[-1])
         dn = (dy @ w_codes).mul_(w_step)
-        dweight = (dy * x_step).T @ x_codes
+        dweight = (dy * x_step).T @ x_codes if ctx.needs_input_grad[2] else None  # None: the weight is frozen
         product = dn * normal
         dnorm_weight = product.sum(dim=0)
         mean = (product @ norm_weight).div_(normal.shape[-1])
