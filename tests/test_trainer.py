@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from embernet.training.freezing import is_trained
 from embernet.training.objective import Objective
 from embernet.training.run_checkpoint import (
     RUN_FILE,
+    clean_run_folder,
     find_run_checkpoint,
     read_run_checkpoint,
     read_run_tensors,
@@ -198,7 +200,7 @@ def _run_in_child(output: Path, model: Path, epochs: int, save_interval: int, sl
     """A run, from the newest checkpoint if there is one."""
     torch.set_num_threads(1)
     reporter = Slow() if slow else Silent()
-    if any(output.glob("stage1/*/run.json")):
+    if any(output.glob("stage1/[!.]*/run.json")):
         small_run(output, resume=output, reporter=reporter)
     else:
         values = {"epochs": epochs, "save_interval": save_interval, "eval_interval": 5, "early_stop_patience": 0}
@@ -238,6 +240,18 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(model, tmp_path, kills)
         file = Path("stage1", name, "model.safetensors")
         assert digest(killed / file) == digest(whole / file)
     assert not any(path.name.startswith(".") for path in (killed / "stage1").iterdir())
+
+
+def test_what_a_killed_run_left_unfinished_is_tidied_up(model, stage_1, tmp_path):
+    folder = tmp_path / "stage1"
+    # Killed while it wrote its first checkpoint, and while it replaced its best model.
+    shutil.copytree(stage_1 / "checkpoint_epoch_1", folder / ".checkpoint_step_3.part123")
+    small_run(tmp_path, model, stage=1, epochs=1)
+    assert not any(path.name.startswith(".") for path in folder.iterdir())
+    (folder / "best_model").rename(folder / ".best_model.old123")
+    (folder / "checkpoint_step_3").rename(folder / ".checkpoint_step_3.old123")
+    clean_run_folder(folder)
+    assert visible(folder) & {"best_model", "checkpoint_step_3", ".checkpoint_step_3.old123"} == {"best_model"}
 
 
 # --- when memory, data or numbers fail ------------------------------------------------------------------------------
@@ -360,8 +374,6 @@ def test_what_cannot_be_started_is_one_sentence(model, stage_1, tmp_path):
 
 
 def test_a_cut_optimizer_state_is_one_sentence(stage_1, tmp_path):
-    import shutil
-
     copy = tmp_path / "stage1" / "checkpoint_epoch_1"
     shutil.copytree(stage_1 / "checkpoint_epoch_1", copy)
     file = copy / "optimizer.pt"

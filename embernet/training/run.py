@@ -136,9 +136,10 @@ def train_stage(
 
 def _prepare_folder(run: Run) -> None:
     """Make the run's folder, or tidy the one that is gone on in; InputError if another run has been there."""
-    if run.goes_on and run.origin is not None and run.folder.resolve() == run.origin.path.parent.resolve():
+    if run.folder.is_dir():
         clean_run_folder(run.folder)
-    elif any(run.folder.glob(f"*/{RUN_FILE}")):
+    goes_on_here = run.goes_on and run.origin is not None and run.folder.resolve() == run.origin.path.parent.resolve()
+    if not goes_on_here and any(run.folder.glob(f"*/{RUN_FILE}")):
         raise InputError(
             f"{run.folder}: holds a run already", hint=f"--resume {run.folder}, or another --output-dir for a new one"
         )
