@@ -6,7 +6,7 @@ WHEELS_VENV := build/wheels-venv
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint full-size emulate-icount wheels clean
+.PHONY: demo test lint full-size kill-training emulate-icount wheels clean
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
@@ -23,6 +23,9 @@ lint: $(VENV)/installed-dev
 
 full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
 	$(BIN)/python -m pytest -m full_size -s
+
+kill-training: $(VENV)/installed-dev  ## A training run that is killed ten times at random moments: a minute.
+	$(BIN)/python -m pytest -m killed
 
 emulate-icount: $(VENV)/installed-dev  ## Tokens and instruction counts on an emulated Cortex-A53: root, 8 GB of disk.
 	$(BIN)/python -m pytest -m emulated

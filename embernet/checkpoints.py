@@ -167,11 +167,36 @@ def save_checkpoint(
     folder = Path(folder)
     require_new(folder)
     with part_folder(folder) as (part, target):
-        _write_text(part / CONFIG_FILE, json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n")
-        if tokenizer_json is not None:
-            _write_text(part / TOKENIZER_FILE, tokenizer_json)
-        _write_safetensors(part / WEIGHTS_FILE, shapes, tensors)
+        write_checkpoint_files(part, config, shapes, tensors, tokenizer_json)
         part.replace(target)
+
+
+def write_checkpoint_files(
+    part: Path,
+    config: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[tuple[str, NDArray[np.float32]]],
+    tokenizer_json: str | None = None,
+) -> None:
+    """The files of a checkpoint directory, into a folder of `part_folder`."""
+    _write_text(part / CONFIG_FILE, json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n")
+    if tokenizer_json is not None:
+        _write_text(part / TOKENIZER_FILE, tokenizer_json)
+    _write_safetensors(part / WEIGHTS_FILE, shapes, tensors)
+
+
+def replace_folder(part: Path, target: Path) -> None:
+    """Put a finished folder in place; an old one is moved aside first and removed last."""
+    old = target.with_name(f".{target.name}.old{os.getpid()}")
+    if target.exists():
+        target.replace(old)
+    part.replace(target)
+    parent = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

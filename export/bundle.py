@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from embernet import __version__
-from embernet.checkpoints import Checkpoint, part_folder
+from embernet.checkpoints import Checkpoint, part_folder, replace_folder
 from embernet.errors import InputError
 from embernet.export.tokenizer import read_tokenizer
 from embernet.export.weights import WeightsWriter
@@ -99,7 +98,7 @@ def export_bundle(
         report = _write(part, output, checkpoint, options, tokenizer, warnings, progress)
         if inspect is not None:
             inspect(part)
-        _replace(part, target)
+        replace_folder(part, target)
     return report
 
 
@@ -216,20 +215,6 @@ def _manifest(
 def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _replace(part: Path, output: Path) -> None:
-    """Put the finished bundle in place; an old one is moved aside first and removed last."""
-    old = output.with_name(f".{output.name}.old{os.getpid()}")
-    if output.exists():
-        output.replace(old)
-    part.replace(output)
-    folder = os.open(output.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 class _Watched(Mapping[str, NDArray[np.float32]]):

@@ -2,10 +2,12 @@
 
 import io as streams
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from embernet.checkpoints import Checkpoint, open_checkpoint
@@ -32,6 +34,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Runs a test once with every engine."""
     monkeypatch.setenv("EMBERNET_ISA", request.param)
     return request.param
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small matrices do not divide well, least of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

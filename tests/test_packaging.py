@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "datasets", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
+HEAVY = ("torch", "accelerate", "datasets", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 
 @pytest.fixture(scope="module")

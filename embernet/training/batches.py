@@ -19,6 +19,7 @@ from embernet.models.embernet.model import IGNORED_LABEL
 
 Turn: TypeAlias = tuple[str, str]  # prompt, answer
 Conversation: TypeAlias = Sequence[Turn]
+EncodedConversation: TypeAlias = tuple[list[int], list[int]]  # ids, targets
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ConversationEncoder:
         """Token ids of an answer and its end."""
         return [*self._encode(text), self.config.eos_token_id]
 
-    def conversation(self, turns: Conversation) -> tuple[list[int], list[int]]:
+    def conversation(self, turns: Conversation) -> EncodedConversation:
         """Token ids of a conversation, and what is to be predicted at each: the answers and their ends."""
         ids: list[int] = []
         targets: list[int] = []
@@ -67,14 +68,17 @@ class ConversationEncoder:
 
     def pack(self, rows: Sequence[Sequence[Conversation]]) -> PackedText:
         """One row per image: its conversations one after another, padded to the longest row."""
+        return self.pad([[self.conversation(turns) for turns in row] for row in rows])
+
+    def pad(self, rows: Sequence[Sequence[EncodedConversation]]) -> PackedText:
+        """The same of conversations that are encoded already."""
         packed: list[list[Tensor]] = []
         for row in rows:
             input_ids: list[int] = []
             targets: list[int] = []
             conversations: list[int] = []
             positions: list[int] = []
-            for number, turns in enumerate(row, start=1):
-                ids, ids_targets = self.conversation(turns)
+            for number, (ids, ids_targets) in enumerate(row, start=1):
                 input_ids += ids
                 targets += ids_targets
                 conversations += [number] * len(ids)

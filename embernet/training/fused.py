@@ -33,19 +33,19 @@ class _BitLinearFunction(torch.autograd.Function):
         w_codes, w_step = quantize_weights(weight, quantizer.weights)
         ctx.save_for_backward(normal, scale, norm_weight, x_codes, x_step, w_codes, w_step)
         y = F.linear(x_codes, w_codes).mul_(x_step * w_step)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         normal, scale, norm_weight, x_codes, x_step, w_codes, w_step = ctx.saved_tensors
         dy = gradients[0].reshape(-1, gradients[0].shape[-1])
         dn = (dy @ w_codes).mul_(w_step)
-        dweight = (dy * x_step).T @ x_codes
+        dweight = (dy * x_step).T @ x_codes if ctx.needs_input_grad[2] else None  # None: the weight is frozen
         product = dn * normal
         dnorm_weight = product.sum(dim=0)
         mean = (product @ norm_weight).div_(normal.shape[-1])
         dx = dn.mul_(norm_weight).addcmul_(normal, mean[:, None], value=-1).mul_(scale)
-        return dx.view(*gradients[0].shape[:-1], -1), dnorm_weight, dweight, None, None
+        return dx.view(*gradients[0].shape[:-1], normal.shape[-1]), dnorm_weight, dweight, None, None
 
 
 class FusedBitLinear(BitLinear):

@@ -124,7 +124,8 @@ class MixtureOfExperts(nn.Module):
         y = torch.zeros_like(tokens)
         for index, expert in enumerate(self.experts):
             rows, choice = (experts == index).nonzero(as_tuple=True)
-            if len(rows):
+            # In training an idle expert is computed too, on no rows: processes that differ in that could not join.
+            if len(rows) or self.training:
                 y = y.index_add(0, rows, expert(tokens[rows]) * weights[rows, choice, None])
         if self.shared_expert is not None:
             y = y + self.shared_expert(tokens)
