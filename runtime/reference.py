@@ -50,7 +50,8 @@ def layer_norm(x: Float, weight: Float, bias: Float, eps: float) -> Float:
     """x (..., K), weight and bias (K,) -> (..., K)."""
     difference = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(difference).mean(axis=-1, keepdims=True)
-    return difference / np.sqrt(variance + np.float32(eps)) * weight + bias
+    y: Float = difference / np.sqrt(variance + np.float32(eps)) * weight + bias
+    return y
 
 
 def gelu_tanh(x: Float) -> Float:
