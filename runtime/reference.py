@@ -50,13 +50,12 @@ def layer_norm(x: Float, weight: Float, bias: Float, eps: float) -> Float:
     """x (..., K), weight and bias (K,) -> (..., K)."""
     difference = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(difference).mean(axis=-1, keepdims=True)
-    y: Float = difference / np.sqrt(variance + np.float32(eps)) * weight + bias
-    return y
+    return difference / np.sqrt(variance + np.float32(eps)) * weight + bias
 
 
 def gelu_tanh(x: Float) -> Float:
     """The approximation of GELU with tanh (Hendrycks and Gimpel, 2016)."""
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
+    inner: Float = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
     return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
 
 
