@@ -48,9 +48,10 @@ def rms_norm(x: Float, weight: Float, norm: Norm) -> Float:
 
 def layer_norm(x: Float, weight: Float, bias: Float, eps: float) -> Float:
     """x (..., K), weight and bias (K,) -> (..., K)."""
-    difference = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(difference).mean(axis=-1, keepdims=True)
-    return difference / np.sqrt(variance + np.float32(eps)) * weight + bias
+    difference: Float = x - x.mean(axis=-1, keepdims=True)
+    variance: Float = np.square(difference).mean(axis=-1, keepdims=True)
+    y: Float = difference / np.sqrt(variance + np.float32(eps)) * weight
+    return y + bias
 
 
 def gelu_tanh(x: Float) -> Float:
