@@ -48,16 +48,15 @@ def rms_norm(x: Float, weight: Float, norm: Norm) -> Float:
 
 def layer_norm(x: Float, weight: Float, bias: Float, eps: float) -> Float:
     """x (..., K), weight and bias (K,) -> (..., K)."""
-    difference: Float = x - x.mean(axis=-1, keepdims=True)
-    variance: Float = np.square(difference).mean(axis=-1, keepdims=True)
-    y: Float = difference / np.sqrt(variance + np.float32(eps)) * weight
-    return y + bias
+    difference = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(difference).mean(axis=-1, keepdims=True)
+    return (difference / np.sqrt(variance + np.float32(eps)) * weight + bias).astype(np.float32)
 
 
 def gelu_tanh(x: Float) -> Float:
     """The approximation of GELU with tanh (Hendrycks and Gimpel, 2016)."""
-    inner: Float = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
 
 
 def quantize_rows(x: Float, activation: Activation) -> tuple[NDArray[np.int8], Float]:
