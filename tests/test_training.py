@@ -12,22 +12,25 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from embernet.checkpoints import open_checkpoint
+from embernet.data.scores import total
 from embernet.data.splits import SPLITS
 from embernet.data.synth.drawing import DESCRIBE, Drawing
 from embernet.data.synth.shapes import COUNTS
 from embernet.data.synth.version_1 import ATTRIBUTES, corpus, draw
 from embernet.data.tokenizer import BOS, EOS, IMAGE, PAD, SPECIAL_TOKENS, UNKNOWN, build_tokenizer
+from embernet.errors import InputError
 from embernet.families import get_family
 from embernet.initial import initial_tensors
 from embernet.layers.bitlinear import BitLinear
 from embernet.models.embernet.config import EmberNetConfig
 from embernet.models.embernet.model import IGNORED_LABEL, EmberNet
 from embernet.quantization import WEIGHT_QUANTIZERS, get_quantizer
+from embernet.training import loop
 from embernet.training.batches import ConversationEncoder
 from embernet.training.evaluation import generate_batch
 from embernet.training.forward import packed_forward
 from embernet.training.fused import FusedBitLinear, fuse_bitlinears
-from embernet.training.loop import Phase
+from embernet.training.loop import Phase, Progress, SavedRun
 from embernet.training.muon import orthogonalize
 from embernet.training.patches import PatchHead, patch_labels
 from embernet.training.spark import Recipe, train_spark
@@ -210,28 +213,52 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
 
 # --- a training run in miniature ------------------------------------------------------------------------------------
 
+RECIPE = Recipe(
+    drawings=64,
+    see=Phase("see", 3, 2),
+    gather=Phase("gather", 2, 2),
+    speak=Phase("speak", 3, 2),
+    vision_batch=8,
+    speak_batch=4,
+    validation_drawings=1,
+)
 
-def small_run(folder: Path, seed: int, report: Callable[..., object]) -> dict[str, np.ndarray]:
-    recipe = Recipe(
-        drawings=64,
-        see=Phase("see", 3, 2),
-        gather=Phase("gather", 2, 2),
-        speak=Phase("speak", 2, 2),
-        refine=Phase("refine", 2, 2),
-        vision_batch=8,
-        speak_batch=4,
-        validation_drawings=4,
-    )
-    scores = train_spark(folder, seed, recipe, processes=2, report=report)
-    assert {"scene", "number", "scene: count", "number: number"} <= set(scores)
-    assert scores["scene"].count == 4
+
+def small_run(folder: Path, report: Callable[[Progress], object]) -> dict[str, np.ndarray]:
+    scores = train_spark(folder, 0, RECIPE, processes=2, report=report)
+    assert list(scores) == ["vision_ocr"]
+    assert total(scores["vision_ocr"].values()).count > 1
     return dict(open_checkpoint(folder).tensors)
 
 
-def test_training_is_repeatable_and_writes_a_checkpoint(tmp_path: Path) -> None:
-    phases: list[tuple[str, int, int]] = []
-    first = small_run(tmp_path / "a", 0, lambda p: phases.append((p.phase, p.done, p.total)))
-    assert phases[-1] == ("refine", 2, 2)
-    assert {name: array.shape for name, array in first.items()} == EmberNet.tensor_shapes(CONFIG)
-    second = small_run(tmp_path / "b", 0, lambda _: None)
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+def test_a_training_that_is_broken_off_ends_as_if_it_were_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_INTERVAL", 2)
+    done: list[tuple[str, int]] = []
+    whole = small_run(tmp_path / "whole", lambda p: done.append((p.phase, p.done)))
+    assert done[-1] == ("speak", 3)
+    assert {name: array.shape for name, array in whole.items()} == EmberNet.tensor_shapes(
+        EmberNetConfig.preset("spark2")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+    def break_off(progress: Progress) -> None:
+        if (progress.phase, progress.done) == ("speak", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "parts", break_off)
+    done.clear()
+    parts = small_run(tmp_path / "parts", lambda p: done.append((p.phase, p.done)))
+    assert done == [("speak", 3)]
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    SavedRun(tmp_path / "run.pt", "one").save(task=0, step=1)
+    assert SavedRun(tmp_path / "run.pt", "one").load() == {"settings": "one", "task": 0, "step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    with pytest.raises(InputError, match="other settings"):
+        SavedRun(tmp_path / "run.pt", "another").load()
+    (tmp_path / "run.pt").write_bytes(b"no such thing")
+    with pytest.raises(InputError, match="not the file of a run"):
+        SavedRun(tmp_path / "run.pt", "one").load()

@@ -1,8 +1,8 @@
-"""`embernet train spark`: the recipe of the built-in model."""
+"""`embernet train spark`: the recipe of the next built-in model."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ _STEPS_PER_NOTE = 100
 
 
 def train_spark_model(output: Path, seed: int, processes: int, json: bool, quiet: bool) -> None:
-    """Train the built-in model on drawings, score it on others, and print the scores."""
+    """Train the next built-in model on drawings, score it on others, and print the scores."""
+    from embernet.data.scores import total
     from embernet.training.spark import train_spark
 
     start = time.monotonic()
@@ -28,14 +29,17 @@ def train_spark_model(output: Path, seed: int, processes: int, json: bool, quiet
     seconds = time.monotonic() - start
     if json:
         print_json(
-            "embernet.train/1",
+            "embernet.train/2",
             {
                 "path": str(output),
                 "preset": "spark",
                 "seed": seed,
                 "processes": processes,
                 "train_seconds": round(seconds, 1),
-                "validation": {kind: score.to_dict() for kind, score in scores.items()},
+                "validation": {
+                    domain: total(kinds.values()).to_dict() | {"kinds": {k: s.to_dict() for k, s in kinds.items()}}
+                    for domain, kinds in scores.items()
+                },
             },
         )
     else:
@@ -43,11 +47,18 @@ def train_spark_model(output: Path, seed: int, processes: int, json: bool, quiet
         _print_scores(scores)
 
 
-def _print_scores(scores: "dict[str, Score]") -> None:
-    width = max(len(kind) for kind in scores)
-    typer.echo(f"  {'exact match on validation drawings':<{width}}  accuracy  without the image  answers")
-    for kind, score in scores.items():
-        typer.echo(f"  {kind:<{width}}  {score.accuracy:>8.3f}  {score.prior:>17.3f}  {score.count:>7}")
+def _print_scores(scores: "Mapping[str, Mapping[str, Score]]") -> None:
+    from embernet.data.scores import total
+
+    rows = []
+    for domain, kinds in scores.items():
+        rows.append((domain, total(kinds.values())))
+        rows += [(f"  {kind}", score) for kind, score in kinds.items()]
+    title = "exact match on validation drawings"
+    width = max(len(name) for name in (title, *(name for name, _ in rows)))
+    typer.echo(f"  {title:<{width}}  accuracy  without the image  answers")
+    for name, score in rows:
+        typer.echo(f"  {name:<{width}}  {score.accuracy:>8.3f}  {score.prior:>17.3f}  {score.count:>7}")
 
 
 @contextmanager

@@ -28,6 +28,12 @@ class Score:
         return {"accuracy": self.accuracy, "accuracy_without_image": self.prior, "count": self.count}
 
 
+def total(scores: Iterable[Score]) -> Score:
+    """The score of all answers together."""
+    scores = [*scores]
+    return Score(sum(s.correct for s in scores), sum(s.guessed for s in scores), sum(s.count for s in scores))
+
+
 @dataclass(frozen=True)
 class Item:
     """One prompt about image number `image`."""

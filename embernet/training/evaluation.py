@@ -1,4 +1,4 @@
-"""Exact match of greedy answers, kind by kind, beside what a blind guess would score."""
+"""Exact match of greedy answers, by domain and kind, beside what a blind guess would score."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +15,12 @@ from embernet.training.pool import Pool
 
 def evaluate(
     model: EmberNet, encoder: ConversationEncoder, pool: Pool, guesses: Mapping[str, str], batch_size: int = 100
-) -> dict[str, Score]:
-    """Ask everything about every drawing, each question as the first of a conversation."""
-    return tally(_answer_all(model, encoder, pool, batch_size), guesses)
+) -> dict[str, dict[str, Score]]:
+    """Ask everything about every drawing, each question as the first of a conversation; scores by domain and kind."""
+    results: dict[str, list[tuple[Item, bool]]] = defaultdict(list)
+    for item, is_right in _answer_all(model, encoder, pool, batch_size):
+        results[pool.texts[item.image].domain].append((item, is_right))
+    return {domain: tally(results[domain], guesses) for domain in sorted(results)}
 
 
 def _answer_all(

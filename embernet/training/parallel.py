@@ -67,6 +67,11 @@ def _join_and_run(
         dist.destroy_process_group()
 
 
+def is_main_process() -> bool:
+    """Whether this is rank 0, the process that `run_parallel` was called in."""
+    return dist.get_rank() == 0
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over the processes; a missing one counts as zero."""
     parameters = list(parameters)

@@ -1,16 +1,14 @@
 """The recipe of `spark`, the small model that comes with the package: from nothing, on drawings, on a CPU.
 
-Four phases:
+Three phases:
     see      tower and compressor learn what is on every patch of a drawing (`patches`)
     gather   pooler and projector join; their queries start aligned with the image's cells (`_align_queries`)
     speak    the decoder joins; drawings are described and asked about
-    refine   the same, with more of what is learnt last: to count, and to bind a color to its shape
 """
 
 import os
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from embernet.checkpoints import require_new, save_checkpoint
 from embernet.data.scores import Score, best_guesses
+from embernet.data.synth import SynthDrawings, corpus
 from embernet.data.synth.drawing import DESCRIBE, Attributes, Text
-from embernet.data.synth.shapes import COUNTS
-from embernet.data.synth.version_1 import SparkDrawings, corpus
 from embernet.data.tokenizer import build_tokenizer
 from embernet.families import get_family
 from embernet.initial import initial_tensors
@@ -37,11 +33,13 @@ from embernet.training.batches import Conversation, ConversationEncoder, Turn
 from embernet.training.evaluation import evaluate
 from embernet.training.forward import packed_forward
 from embernet.training.fused import fuse_bitlinears
-from embernet.training.loop import Phase, Progress, Report, ignore_progress, run_phase
+from embernet.training.loop import Phase, Progress, Report, SavedRun, Task, ignore_progress, run_tasks
 from embernet.training.muon import Muon
 from embernet.training.parallel import run_parallel
 from embernet.training.patches import PatchHead
 from embernet.training.pool import open_pool, render_pool
+
+PRESET = "spark2"
 
 
 @dataclass(frozen=True)
@@ -58,26 +56,20 @@ class Recipe:
     """How long and how fast. Batch sizes are drawings per process."""
 
     drawings: int = 120_000
-    see: Phase = field(default=Phase("see", steps=3400, warmup_steps=80))
+    see: Phase = field(default=Phase("see", steps=5000, warmup_steps=80))
     see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
     gather: Phase = field(default=Phase("gather", steps=1000, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
     vision_batch: int = 48
-    speak: Phase = field(default=Phase("speak", steps=2400, warmup_steps=80, clip_norm=2.0))
+    speak: Phase = field(default=Phase("speak", steps=5000, warmup_steps=80, clip_norm=2.0))
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
-    refine: Phase = field(default=Phase("refine", steps=800, warmup_steps=40, clip_norm=2.0))
-    refine_rates: Rates = field(default=Rates(muon=5e-3, adamw=2e-3, vision=0.4))
-    # Of the drawings of this phase: numbers, scenes with several things alike; the rest is any other scene.
-    refine_numbers: float = 0.25
-    refine_several: float = 0.35
-    refine_questions: tuple[str, ...] = ("color", "exists")
     # Text tokens per drawing: its questions are packed until they are used up.
     text_tokens: int = 56
     # How often a turn continues a conversation, so that chats are learnt too.
     continued: float = 0.2
-    validation_drawings: int = 500
+    validation_drawings: int = 1600
 
 
 def train_spark(
@@ -86,41 +78,34 @@ def train_spark(
     recipe: Recipe | None = None,
     processes: int = 2,
     report: Report = ignore_progress,
-) -> dict[str, Score]:
-    """Train spark, write its checkpoint to `output`, and return its scores on validation drawings.
+) -> dict[str, dict[str, Score]]:
+    """Train spark, write its checkpoint to `output`, and return its scores on validation drawings by domain and kind.
 
-    The result depends on the seed and the number of processes, not on the speed of the machine. Two processes on two
-    cores need about two hours and 6 GB.
+    A training that was broken off is gone on with: until it is done, the folder `output`.training holds it. The
+    result depends on the seed and the number of processes, not on the speed of the machine or on breaks. Two
+    processes on two cores need about three hours and 6 GB.
     """
     recipe = recipe or Recipe()
-    require_new(Path(output))
+    output = Path(output)
+    require_new(output)
     tokenizer = build_tokenizer(corpus())
-    config = EmberNetConfig.preset("spark")
+    config = EmberNetConfig.preset(PRESET)
+    folder = output.with_name(f"{output.name}.training")
+    settings = f"{recipe} {config} {SynthDrawings('train', seed).identity} {processes}"
+    saved = SavedRun(folder / "run.pt", settings)
+    saved.load()  # a folder of another run is refused before anything is drawn
 
     def rendered(done: int) -> None:
         report(Progress("draw", done, recipe.drawings, {}))
 
-    with tempfile.TemporaryDirectory(prefix="embernet-") as temporary:
-        folder = Path(temporary)
-        pool = render_pool(folder, SparkDrawings("train", seed), recipe.drawings, config, processes, rendered)
-        model = run_parallel(_train, processes, config, tokenizer.to_str(), folder, recipe, seed, report=report)
-        guesses = best_guesses(pool.texts)
+    pool = render_pool(folder, SynthDrawings("train", seed), recipe.drawings, config, processes, rendered)
+    model = run_parallel(_train, processes, config, tokenizer.to_str(), saved, recipe, seed, report=report)
+    validation = render_pool(folder, SynthDrawings("validation"), recipe.validation_drawings, config, processes)
+    scores = evaluate(model, ConversationEncoder(tokenizer, config), validation, best_guesses(pool.texts))
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     save_checkpoint(output, config, shapes, tensors.items(), tokenizer.to_str())
-    return evaluate_drawings(model, tokenizer, "validation", recipe.validation_drawings, guesses)
-
-
-def evaluate_drawings(
-    model: EmberNet, tokenizer: Tokenizer, split: str, count: int, guesses: Mapping[str, str]
-) -> dict[str, Score]:
-    """Scores on `count` scenes and `count` numbers of a split that was not trained on."""
-    encoder = ConversationEncoder(tokenizer, model.config)
-    scores: dict[str, Score] = {}
-    for kind in ("scene", "number"):
-        with tempfile.TemporaryDirectory(prefix="embernet-") as folder:
-            pool = render_pool(Path(folder), SparkDrawings(split, kind=kind), count, model.config)
-            scores |= evaluate(model, encoder, pool, guesses)
+    shutil.rmtree(folder)
     return scores
 
 
@@ -163,28 +148,24 @@ class _Sample(NamedTuple):
 def _train(
     config: EmberNetConfig,
     tokenizer_json: str,
-    folder: Path,
+    saved: SavedRun,
     recipe: Recipe,
     seed: int,
     report: Report = ignore_progress,
 ) -> EmberNet:
-    """What each process does, on the drawings of `folder`."""
-    drawings = SparkDrawings("train", seed)
-    pool = open_pool(folder, drawings, recipe.drawings, config)
-    texts = pool.texts
+    """What each process does, on the drawings beside the file of the run."""
+    drawings = SynthDrawings("train", seed)
+    pool = open_pool(saved.path.parent, drawings, recipe.drawings, config)
     encoder = ConversationEncoder(Tokenizer.from_str(tokenizer_json), config)
     torch.manual_seed(seed)
     trainee = _Trainee(config, drawings.attributes)
     _initialize(trainee.model, seed)
     fuse_bitlinears(trainee)
 
-    def sample(phase: int, step: int, count: int, chances: NDArray[np.float64] | None = None) -> _Sample:
+    def sample(phase: int, step: int, count: int) -> _Sample:
         rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
-        if chances is None:
-            indices = np.sort(rng.integers(len(pool), size=count))
-        else:
-            indices = np.sort(np.searchsorted(chances, rng.random(count)))
-        return _Sample(rng, [texts[i] for i in indices], pool.pixel_values(indices), pool.labels(indices))
+        indices = np.sort(rng.integers(len(pool), size=count))
+        return _Sample(rng, [pool.texts[i] for i in indices], pool.pixel_values(indices), pool.labels(indices))
 
     def see(step: int) -> dict[str, Tensor]:
         drawn = sample(0, step, recipe.vision_batch)
@@ -195,14 +176,9 @@ def _train(
         return trainee.gather(drawn.pixel_values, drawn.labels)[1]
 
     def speak(step: int) -> dict[str, Tensor]:
-        return speak_about(sample(2, step, recipe.speak_batch), ())
-
-    def refine(step: int) -> dict[str, Tensor]:
-        return speak_about(sample(3, step, recipe.speak_batch, chances), recipe.refine_questions)
-
-    def speak_about(drawn: _Sample, first: tuple[str, ...]) -> dict[str, Tensor]:
+        drawn = sample(2, step, recipe.speak_batch)
         image_tokens, patch_losses = trainee.gather(drawn.pixel_values, drawn.labels)
-        rows = [_conversations(text, encoder, recipe, drawn.rng, first) for text in drawn.texts]
+        rows = [_conversations(text, encoder, recipe, drawn.rng) for text in drawn.texts]
         output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
         experts = torch.tensor([config.expert_domains.index(text.domain) for text in drawn.texts])
         return {
@@ -212,15 +188,18 @@ def _train(
             **{name: recipe.speak_patch_weight * loss for name, loss in patch_losses.items()},
         }
 
+    def align() -> None:
+        _align_queries(trainee.model.vision_encoder, pool.pixel_values(range(min(1024, len(pool)))))
+
     vision = "model.vision_encoder."
     seeing = (vision + "encoder", vision + "compressor", "tower_head", "compressor_head")
-    run_phase(recipe.see, _optimizers(trainee, seeing, recipe.see_rates), see, report)
-    _align_queries(trainee.model.vision_encoder, pool.pixel_values(range(min(1024, len(pool)))))
     gathering = (vision, "tower_head", "compressor_head", "projector_head")
-    run_phase(recipe.gather, _optimizers(trainee, gathering, recipe.gather_rates), gather, report)
-    run_phase(recipe.speak, _optimizers(trainee, ("",), recipe.speak_rates), speak, report)
-    chances = _refine_chances(texts, recipe)
-    run_phase(recipe.refine, _optimizers(trainee, ("",), recipe.refine_rates), refine, report)
+    tasks = (
+        Task(recipe.see, see, lambda: _optimizers(trainee, seeing, recipe.see_rates)),
+        Task(recipe.gather, gather, lambda: _optimizers(trainee, gathering, recipe.gather_rates), align),
+        Task(recipe.speak, speak, lambda: _optimizers(trainee, ("",), recipe.speak_rates)),
+    )
+    run_tasks(trainee, tasks, saved, report)
     return trainee.model.eval()
 
 
@@ -284,28 +263,15 @@ def _align_queries(vision: VisionEncoder, pixel_values: Tensor) -> None:
         tie(attention)
 
 
-_SEVERAL = tuple(COUNTS.values())
-
-
-def _refine_chances(texts: Sequence[Text], recipe: Recipe) -> NDArray[np.float64]:
-    """Cumulative probability of every drawing in the last phase."""
-    groups = np.array([0 if t.kind == "number" else 1 if t.caption.startswith(_SEVERAL) else 2 for t in texts])
-    shares = (recipe.refine_numbers, recipe.refine_several, 1 - recipe.refine_numbers - recipe.refine_several)
-    return np.cumsum(np.array(shares)[groups] / np.bincount(groups, minlength=3)[groups])
-
-
 def _conversations(
-    text: Text, encoder: ConversationEncoder, recipe: Recipe, rng: np.random.Generator, first: tuple[str, ...]
+    text: Text, encoder: ConversationEncoder, recipe: Recipe, rng: np.random.Generator
 ) -> list[Conversation]:
-    """The caption and as many questions as there is room for, those of a kind in `first` before others.
-
-    Else in any order; some turns continue a conversation.
-    """
+    """The caption and as many questions as there is room for, in any order; some turns continue a conversation."""
     # Half of the captions are asked for in the words of `embernet caption`.
     prompt = DESCRIBE[0] if rng.random() < 0.5 else str(rng.choice(DESCRIBE))
     turns = [(prompt, text.caption)]
     room = recipe.text_tokens - len(encoder.conversation(turns)[0])
-    for index in sorted(rng.permutation(len(text.questions)), key=lambda i: text.questions[i].kind not in first):
+    for index in rng.permutation(len(text.questions)):
         turn = (text.questions[index].prompt, text.questions[index].answer)
         length = len(encoder.conversation([turn])[0])
         if length <= room:
