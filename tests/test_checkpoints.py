@@ -410,6 +410,8 @@ def small_config(**changes) -> dict:
         ({"hidden_size": -1}, "config: hidden_size must lie between 1 and 1048576 .found -1"),
         ({"hidden_size": 2**40}, "hidden_size must lie between"),
         ({"shuffle_factor": 10**400}, "shuffle_factor must lie between"),
+        ({"stem_channels": [0]}, "stem_channels must lie between"),
+        ({"stem_channels": [4] * 4}, "patch_size must be a multiple of 2 for each of stem_channels .found 8 and 4"),
         ({"max_position_embeddings": 2**21}, "max_position_embeddings must lie between"),
         ({"num_layers": 10**9}, "num_layers must lie between 1 and 4096"),
         ({"num_layers": 4096, "num_experts": 4096, "expert_domains": [""] * 4096}, "num_layers x num_experts"),

@@ -15,10 +15,14 @@ from embernet.errors import EmbernetError, InputError
 from embernet.export import weights as weights_module
 from embernet.export.bundle import ExportOptions, export_bundle
 from embernet.export.check import check_bundle, require_passed
+from embernet.families import get_family
+from embernet.initial import write_initial_checkpoint
+from embernet.models.embernet.config import EmberNetConfig
 from embernet.runtime import load
 from embernet.runtime.bundle import open_bundle
 from tests import tolerances
 from tests.conftest import IMAGE_TOKEN, TINY
+from tests.test_checkpoints import small_config
 
 EXACT = ExportOptions(vision="float32", embedding="float32")
 
@@ -88,6 +92,17 @@ def test_int8_bundle_stays_close(engine, tiny_bundle, io):
     logits = load(tiny_bundle).forward(io["input_ids"][0].tolist(), io["pixel_values"]).logits
     np.testing.assert_allclose(logits, io["logits_image_text"][0], atol=tolerances.INT8_LOGITS)
     assert cosine(logits, io["logits_image_text"][0]) > tolerances.INT8_COSINE
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_patches_may_be_cut_from_the_features_of_a_stem(tmp_path, precision):
+    config = EmberNetConfig.from_dict(small_config(stem_channels=[6, 12]))
+    write_initial_checkpoint(tmp_path / "stem", get_family("embernet"), config, 0)
+    checkpoint = open_checkpoint(tmp_path / "stem")
+    assert checkpoint.config == config
+    assert checkpoint.tensors["vision_encoder.stem.2.weight"].shape == (12, 6, 4, 4)
+    export_bundle(checkpoint, tmp_path / "x.ember", ExportOptions(vision=precision, embedding=precision))
+    require_passed(check_bundle(tmp_path / "x.ember", checkpoint))
 
 
 def test_image_features_of_several_images_are_those_of_each(exact_bundle, io):

@@ -26,7 +26,7 @@ def test_it_is_small_and_whole() -> None:
     bundle = open_bundle("spark")
     bundle.verify()
     assert bundle.size() <= 4_000_000
-    assert bundle.manifest.config == EmberNetConfig.preset("spark").to_dict()
+    assert EmberNetConfig.from_dict(bundle.manifest.config) == EmberNetConfig.preset("spark")
 
 
 @pytest.mark.parametrize("name", CAPTIONS)

@@ -9,6 +9,7 @@ Three phases:
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -61,6 +63,9 @@ class Recipe:
     gather: Phase = field(default=Phase("gather", steps=1000, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
     vision_batch: int = 48
+    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder: letters
+    # are learnt last.
+    vision_shares: Mapping[str, float] = field(default_factory=lambda: {"vision_ocr": 3, "code_math_formula": 1.5})
     speak: Phase = field(default=Phase("speak", steps=5000, warmup_steps=80, clip_norm=2.0))
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
@@ -123,7 +128,7 @@ class _Trainee(nn.Module):
     def see(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The compressor's tokens (B, N, C), and the losses of the heads up to there."""
         encoder = self.model.vision_encoder
-        patches = encoder.encoder(pixel_values).last_hidden_state
+        patches = encoder.patches(pixel_values)
         tokens = encoder.compressor(patches)
         losses = {"tower": self.tower_head(patches, labels), "compressor": self.compressor_head(tokens, labels)}
         return tokens, losses
@@ -162,21 +167,23 @@ def _train(
     _initialize(trainee.model, seed)
     fuse_bitlinears(trainee)
 
-    def sample(phase: int, step: int, count: int) -> _Sample:
+    vision_chances, even_chances = (_chances(pool.texts, shares) for shares in (recipe.vision_shares, {}))
+
+    def sample(phase: int, step: int, count: int, chances: NDArray[np.float64]) -> _Sample:
         rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
-        indices = np.sort(rng.integers(len(pool), size=count))
+        indices = np.sort(np.searchsorted(chances, rng.random(count)))
         return _Sample(rng, [pool.texts[i] for i in indices], pool.pixel_values(indices), pool.labels(indices))
 
     def see(step: int) -> dict[str, Tensor]:
-        drawn = sample(0, step, recipe.vision_batch)
+        drawn = sample(0, step, recipe.vision_batch, vision_chances)
         return trainee.see(drawn.pixel_values, drawn.labels)[1]
 
     def gather(step: int) -> dict[str, Tensor]:
-        drawn = sample(1, step, recipe.vision_batch)
+        drawn = sample(1, step, recipe.vision_batch, vision_chances)
         return trainee.gather(drawn.pixel_values, drawn.labels)[1]
 
     def speak(step: int) -> dict[str, Tensor]:
-        drawn = sample(2, step, recipe.speak_batch)
+        drawn = sample(2, step, recipe.speak_batch, even_chances)
         image_tokens, patch_losses = trainee.gather(drawn.pixel_values, drawn.labels)
         rows = [_conversations(text, encoder, recipe, drawn.rng) for text in drawn.texts]
         output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
@@ -192,7 +199,7 @@ def _train(
         _align_queries(trainee.model.vision_encoder, pool.pixel_values(range(min(1024, len(pool)))))
 
     vision = "model.vision_encoder."
-    seeing = (vision + "encoder", vision + "compressor", "tower_head", "compressor_head")
+    seeing = (vision + "stem", vision + "encoder", vision + "compressor", "tower_head", "compressor_head")
     gathering = (vision, "tower_head", "compressor_head", "projector_head")
     tasks = (
         Task(recipe.see, see, lambda: _optimizers(trainee, seeing, recipe.see_rates)),
@@ -254,13 +261,19 @@ def _align_queries(vision: VisionEncoder, pixel_values: Tensor) -> None:
         query, key, _ = attention.get_parameter("in_proj_weight").chunk(3)
         key.copy_(query)
 
-    tokens = vision.compressor(vision.encoder(pixel_values).last_hidden_state)
+    tokens = vision.compressor(vision.patches(pixel_values))
     vision.pooler.queries.copy_(places(tokens)[None])
     tie(vision.pooler.attn)
     tokens = vision.projector.vision_proj(vision.pooler(tokens))
     vision.projector.query_tokens.copy_(places(tokens)[None])
     for attention in vision.projector.cross_attn_layers:
         tie(attention)
+
+
+def _chances(texts: Sequence[Text], shares: Mapping[str, float]) -> NDArray[np.float64]:
+    """Cumulative probability of every drawing; shares: by domain, 1 where there is none."""
+    chances = np.cumsum([shares.get(text.domain, 1.0) for text in texts])
+    return chances / chances[-1]
 
 
 def _conversations(

@@ -133,15 +133,18 @@ class _Vision(_Graph):
         return self.builder.model()
 
     def tower(self, pixels: ir.Value) -> ir.Value:
-        """pixels (B, 3, S, S) -> (B, P, C): the SigLIP encoder."""
+        """pixels (B, 3, S, S) -> (B, P, C): the stem and the SigLIP encoder."""
         config, prefix = self.config, "vision_encoder.encoder"
-        grid, patch = config.image_size // config.patch_size, config.patch_size
+        with self.builder.scope("stem"):
+            x = self.stem(pixels)
+        grid = config.image_size // config.patch_size
         with self.builder.scope("embeddings"):
             # A convolution whose stride is its size is a linear layer of the cut-out patches.
-            x = self.op("Reshape", pixels, [0, 3, grid, patch, grid, patch])
-            x = self.op("Transpose", x, perm=[0, 2, 4, 1, 3, 5])
-            x = self.op("Reshape", x, [0, grid * grid, 3 * patch * patch])
             kernel = self.tensors[f"{prefix}.embeddings.patch_embedding.weight"]
+            channels, patch = kernel.shape[1:3]
+            x = self.op("Reshape", x, [0, channels, grid, patch, grid, patch])
+            x = self.op("Transpose", x, perm=[0, 2, 4, 1, 3, 5])
+            x = self.op("Reshape", x, [0, grid * grid, channels * patch * patch])
             bias = self.tensors[f"{prefix}.embeddings.patch_embedding.bias"]
             x = self.linear(x, f"{prefix}.embeddings.patch_embedding", kernel.reshape(len(kernel), -1), bias)
             name = f"{prefix}.embeddings.position_embedding.weight"
@@ -150,6 +153,15 @@ class _Vision(_Graph):
             with self.builder.scope(f"layers.{layer}"):
                 x = self.tower_layer(x, f"{prefix}.encoder.layers.{layer}")
         return self.layer_norm(x, f"{prefix}.post_layernorm")
+
+    def stem(self, x: ir.Value) -> ir.Value:
+        """pixels (B, 3, S, S) -> (B, channels, S / 2^n, S / 2^n), in float32: it has few weights."""
+        for index in range(len(self.config.stem_channels)):
+            name = f"vision_encoder.stem.{2 * index}"
+            weight, bias = (self.builder.weight(f"{name}.{p}", self.tensors[f"{name}.{p}"]) for p in ("weight", "bias"))
+            x = self.op("Conv", x, weight, bias, kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1])
+            x = self.op("Relu", x)
+        return x
 
     def tower_layer(self, x: ir.Value, name: str) -> ir.Value:
         h = self.layer_norm(x, f"{name}.layer_norm1")

@@ -19,6 +19,7 @@ TOWER = "vision_encoder.encoder"
 _PUBLISHED_HEAD_DIM = 64
 # Derived from the configuration, or statistics of training.
 _BUFFERS = re.compile(r"\.rotary_emb\.(inv_freq|cos_cache|sin_cache)$|\.moe\.expert_usage$")
+_STEM = re.compile(r"vision_encoder\.stem\.(\d{1,2})\.weight")
 _UNUSED = re.compile(r"^image_newline$|^vision_encoder\.encoder\.head\.")
 
 
@@ -106,6 +107,9 @@ def _infer(tensors: Mapping[str, Any], raw: RawCheckpoint) -> dict[str, Any]:
         return len(found)
 
     patch = shape(f"{TOWER}.embeddings.patch_embedding.weight", 4)
+    stem_layers = sorted((int(m[1]), name) for name in tensors if (m := _STEM.fullmatch(name)))
+    stem = [shape(name, 4)[0] for _, name in stem_layers]
+    reduction = 2 ** len(stem)
     num_patches = shape(f"{TOWER}.embeddings.position_embedding.weight", 2)[0]
     fc1 = shape(f"{TOWER}.encoder.layers.0.mlp.fc1.weight", 2)
     joined = shape("vision_encoder.compressor.pre_norm.weight", 1)[0]
@@ -114,8 +118,9 @@ def _infer(tensors: Mapping[str, Any], raw: RawCheckpoint) -> dict[str, Any]:
     gate = shape("decoder.layers.0.moe.experts.0.gate_proj.weight", 2)
     unused = any(_UNUSED.search(name) for name in tensors)
     return {
-        "patch_size": patch[2],
-        "image_size": math.isqrt(num_patches) * patch[2],
+        "patch_size": patch[2] * reduction,
+        "image_size": math.isqrt(num_patches) * patch[2] * reduction,
+        "stem_channels": stem,
         "vision_hidden_size": patch[0],
         "vision_intermediate_size": fc1[0],
         "vision_num_layers": count(f"{TOWER}.encoder.layers"),

@@ -47,6 +47,8 @@ class EmberNetConfig:
     # vision tower
     image_size: int = 224
     patch_size: int = 16
+    # Channels of the convolutions that the patches are cut from; each halves the sides. None: patches of pixels.
+    stem_channels: tuple[int, ...] = ()
     vision_hidden_size: int = 768
     vision_intermediate_size: int = 3072
     vision_num_layers: int = 12
@@ -103,6 +105,13 @@ class EmberNetConfig:
                 object.__setattr__(self, f.name, float(getattr(self, f.name)))
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             _check_range(name, getattr(self, name), 0, self.vocab_size - 1)
+        for channels in self.stem_channels:
+            _check_range("stem_channels", channels, *_SIZE)
+        if self.patch_size % 2 ** len(self.stem_channels):
+            raise InputError(
+                f"patch_size must be a multiple of 2 for each of stem_channels "
+                f"(found {self.patch_size} and {len(self.stem_channels)} of them)"
+            )
         for token in self.image_token_ids:
             _check_range("image_token_ids", token, 0, self.vocab_size - 1)
         _check_range("num_layers x num_experts", self.num_layers * self.num_experts, 1, _MAX_EXPERTS)
@@ -156,7 +165,7 @@ class EmberNetConfig:
         for name in values:
             if name not in known:
                 raise InputError(f"{where}: unknown key {name!r:.80}")
-        for name in ("expert_domains", "image_token_ids"):
+        for name in ("stem_channels", "expert_domains", "image_token_ids"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         if "image_token_ids" not in values and type(values.get("vocab_size")) is int:
@@ -288,6 +297,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "spark2": {
         "image_size": 120,
         "patch_size": 12,
+        "stem_channels": [24, 48],
         "vision_hidden_size": 128,
         "vision_intermediate_size": 384,
         "vision_num_layers": 3,

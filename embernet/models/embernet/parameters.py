@@ -9,7 +9,7 @@ from embernet.parameters import ParameterCounts, is_ternary
 
 # The first pattern that matches names the part.
 _PARTS = [
-    ("vision tower", r"^vision_encoder\.encoder\."),
+    ("vision tower", r"^vision_encoder\.(stem|encoder)\."),
     ("compressor", r"^vision_encoder\.compressor\."),
     ("pooler", r"^vision_encoder\.pooler\."),
     ("projector", r"^vision_encoder\.projector\."),

@@ -2,6 +2,8 @@
 
 Shapes: B batch, P patches, C vision_hidden_size, I num_image_tokens, H hidden_size, f shuffle_factor.
     pixel_values (B, 3, S, S) -> tower (B, P, C) -> compressor (B, P/f^2, C) -> pooler (B, I, C) -> projector (B, I, H)
+
+Before the tower there may be a stem: then the patches are cut from its features instead of the pixels.
 """
 
 import torch
@@ -13,16 +15,28 @@ from embernet.layers.bitlinear import BitLinear, RMSNorm
 from embernet.models.embernet.config import VISION_RMS_EPS, EmberNetConfig
 
 
+def build_stem(config: EmberNetConfig) -> nn.Sequential:
+    """Convolutions that each halve the sides, with ReLU (arXiv:2106.14881); of no channels, what changes nothing."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in config.stem_channels:
+        layers += [nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers)
+
+
 def build_tower(config: EmberNetConfig) -> SiglipVisionModel:
-    """A SigLIP vision tower with random weights, made from the configuration alone."""
+    """A SigLIP vision tower with random weights, for what the stem gives; made from the configuration alone."""
+    reduction = 2 ** len(config.stem_channels)
     return SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=config.vision_hidden_size,
             intermediate_size=config.vision_intermediate_size,
             num_hidden_layers=config.vision_num_layers,
             num_attention_heads=config.vision_num_heads,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
+            num_channels=[3, *config.stem_channels][-1],
+            image_size=config.image_size // reduction,
+            patch_size=config.patch_size // reduction,
             layer_norm_eps=config.vision_norm_eps,
             hidden_act="gelu_pytorch_tanh",
             vision_use_head=config.unused_parameters,
@@ -98,11 +112,16 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: EmberNetConfig) -> None:
         super().__init__()
+        self.stem = build_stem(config)
         self.encoder = build_tower(config)
         self.compressor = Compressor(config.vision_hidden_size, config.shuffle_factor)
         self.pooler = Pooler(config.vision_hidden_size, config.num_image_tokens, config.resampler_num_heads)
         self.projector = Projector(config)
 
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values (B, 3, S, S) -> the tower's features (B, P, C)."""
+        features: Tensor = self.encoder(self.stem(pixel_values)).last_hidden_state
+        return features
+
     def forward(self, pixel_values: Tensor) -> Tensor:
-        x = self.encoder(pixel_values).last_hidden_state
-        return self.projector(self.pooler(self.compressor(x)))
+        return self.projector(self.pooler(self.compressor(self.patches(pixel_values))))
