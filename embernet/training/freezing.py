@@ -13,7 +13,7 @@ from collections.abc import Container
 
 _STAGE_1 = re.compile(r"^vision_encoder\.(compressor|pooler|projector)\.")
 _STAGE_2 = re.compile(r"\.moe\.(router|experts|shared_expert)\.")
-_FROZEN = re.compile(r"^vision_encoder\.encoder\.|^decoder\.embed_tokens\.|^image_newline$")
+_FROZEN = re.compile(r"^vision_encoder\.(stem|encoder)\.|^decoder\.embed_tokens\.|^image_newline$")
 _EXPERT = re.compile(r"\.moe\.experts\.(\d+)\.")
 
 
