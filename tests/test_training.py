@@ -214,12 +214,12 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
 # --- a training run in miniature ------------------------------------------------------------------------------------
 
 RECIPE = Recipe(
-    drawings=64,
-    see=Phase("see", 3, 2),
-    gather=Phase("gather", 2, 2),
+    drawings=16,
+    see=Phase("see", 2, 1),
+    gather=Phase("gather", 1, 1),
     speak=Phase("speak", 3, 2),
-    vision_batch=8,
-    speak_batch=4,
+    vision_batch=2,
+    speak_batch=2,
     validation_drawings=1,
 )
 
