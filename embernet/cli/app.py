@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from embernet import EmbernetError, __version__
-from embernet.cli import ask, bench, caption, chat, data, data_synth, export, info, init, train, verify
+from embernet.cli import ask, bench, caption, chat, data, data_synth, evaluate, export, info, init, train, verify
 from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
 from embernet.cli.output import print_error
 
@@ -54,6 +54,7 @@ for command in _COMMANDS:
 data_app = typer.Typer(help="Fetch, draw and look at the datasets to train on.", no_args_is_help=True)
 for data_command in (data.prepare, data.show, data_synth.synth):
     data_app.command(context_settings=_SETTINGS)(data_command)
+app.command(name="eval", context_settings=_SETTINGS)(evaluate.evaluate)
 app.add_typer(data_app, name="data", context_settings={"help_option_names": ["-h", "--help"]})
 
 
