@@ -21,9 +21,13 @@ def _nothing() -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Reply:
-    """tokens: the text's pieces. choices (tokens, L, K): experts by token. problem: why there is no answer, if so."""
+    """ids: of the tokens, the end too; tokens: the pieces of text they add; choices (tokens, L, K): their experts.
+
+    problem: why there is no answer, if so.
+    """
 
     text: str
+    ids: tuple[int, ...] = ()
     tokens: tuple[str, ...] = ()
     choices: NDArray[np.int64] = field(default_factory=_nothing)
     problem: str | None = None
@@ -37,6 +41,13 @@ class Answerer(Protocol):
 
     def answer(self, samples: Sequence[Sample]) -> list[list[Reply]]:
         """A reply to every probe of every sample."""
+        ...
+
+    def attention(self, sample: Sample, reply: Reply) -> NDArray[np.float32] | None:
+        """Where a reply's tokens looked, (tokens, side, side): cells of the image; None where that cannot be had.
+
+        sample: with the one probe that was replied to.
+        """
         ...
 
 
@@ -64,6 +75,10 @@ class BundleAnswerer:
         image = self._model.encode(sample.image)
         return [self._reply(image, probe.prompt) for probe in sample.probes]
 
+    def attention(self, sample: Sample, reply: Reply) -> NDArray[np.float32] | None:  # noqa: ARG002
+        """The graphs do not give it."""
+        return None
+
     def _reply(self, image: EncodedImage, prompt: str) -> Reply:
         try:
             answer = self._model.ask(image, prompt, temperature=0.0)
@@ -71,7 +86,7 @@ class BundleAnswerer:
             return Reply("", problem=str(error))
         stream = self._codec.stream()
         tokens = tuple(stream.feed(token) for token in answer.token_ids)
-        return Reply(answer.text, tokens, np.array(answer.routing.choices, np.int64))
+        return Reply(answer.text, answer.token_ids, tokens, np.array(answer.routing.choices, np.int64))
 
 
 def open_answerer(model: str, tokenizer: str | None = None, batch_size: int = 1) -> Answerer:

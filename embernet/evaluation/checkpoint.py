@@ -4,12 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from embernet.evaluation.answering import Reply
+from embernet.evaluation.attention import attention_on_image
 from embernet.evaluation.samples import Sample
 from embernet.runtime.bundle import ImageFormat
 from embernet.runtime.image import preprocess
@@ -23,28 +26,28 @@ class CheckpointAnswerer:
 
     def __init__(self, path: Path, tokenizer: str | None, batch_size: int) -> None:
         start = start_from(path, tokenizer)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = start.build().eval().to(self.device)
-        self.config = start.config
-        self.experts = self.config.expert_domains
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = start.build().eval().to(self._device)
+        self._config = start.config
+        self.experts = self._config.expert_domains
         self.facts = {
             "kind": "checkpoint",
             "path": str(path),
             "name": path.name,
-            "family": self.config.family,
+            "family": self._config.family,
             "sha256": None,
             "precision": None,
         }
         self._batch_size = batch_size
         self._tokenizer = Tokenizer.from_str(start.tokenizer_json)
-        self._encoder = ConversationEncoder(self._tokenizer, self.config)
+        self._encoder = ConversationEncoder(self._tokenizer, self._config)
         half = (0.5, 0.5, 0.5)  # as the exporter tells the runtime
-        self._format = ImageFormat(self.config.image_size, self.config.resample, mean=half, std=half)
+        self._format = ImageFormat(self._config.image_size, self._config.resample, mean=half, std=half)
 
     def answer(self, samples: Sequence[Sample]) -> list[list[Reply]]:
-        images = self.encode_images(samples)
+        images = self._encode_images(samples)
         replies = [[Reply("")] * len(sample.probes) for sample in samples]
-        longest = self.config.max_position_embeddings - self.config.num_image_tokens - 1
+        longest = self._config.max_position_embeddings - self._config.num_image_tokens - 1
         # Prompts of one length share a batch, so that nothing is padded and each row is computed as if it were alone.
         by_length: dict[int, list[tuple[int, int, list[int]]]] = defaultdict(list)
         for row, sample in enumerate(samples):
@@ -64,19 +67,28 @@ class CheckpointAnswerer:
         return replies
 
     @torch.no_grad()
-    def encode_images(self, samples: Sequence[Sample]) -> Tensor:
+    def attention(self, sample: Sample, reply: Reply) -> NDArray[np.float32]:
+        """See `attention.attention_on_image`."""
+        prompt = self._encoder.prompt(sample.probes[0].prompt)
+        pixel_values = torch.from_numpy(preprocess(sample.image, self._format)).to(self._device)
+        ids = torch.tensor([[*prompt, *reply.ids[:-1]]], device=self._device)
+        return attention_on_image(self._model, ids, pixel_values)[len(prompt) - 1 :].cpu().numpy()
+
+    @torch.no_grad()
+    def _encode_images(self, samples: Sequence[Sample]) -> Tensor:
         """-> image tokens (B, I, H)."""
         pixel_values = [torch.from_numpy(preprocess(sample.image, self._format)) for sample in samples]
-        batches = torch.split(torch.cat(pixel_values).to(self.device), self._batch_size)
-        return torch.cat([self.model.encode_image(batch) for batch in batches])
+        batches = torch.split(torch.cat(pixel_values).to(self._device), self._batch_size)
+        return torch.cat([self._model.encode_image(batch) for batch in batches])
 
     def _generate(self, images: Tensor, prompts: list[list[int]]) -> list[Reply]:
         experts: list[Tensor] = []
-        answers = generate_batch(self.model, images, torch.tensor(prompts, device=self.device), experts.append)
+        answers = generate_batch(self._model, images, torch.tensor(prompts, device=self._device), experts.append)
         choices = torch.stack(experts).cpu().numpy()  # tokens, layers, batch, k
         return [
             Reply(
                 text=self._tokenizer.decode(ids, skip_special_tokens=True),
+                ids=tuple(ids),
                 tokens=tuple(self._pieces(ids)),
                 choices=choices[: len(ids), :, row],
             )
