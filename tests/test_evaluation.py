@@ -96,7 +96,7 @@ class Scripted:
 
     def answer(self, samples: Sequence[Sample]) -> list[list[Reply]]:
         choices = np.zeros((1, 1, 1), np.int64)
-        return [[Reply(next(self._answers), (), choices) for _ in sample.probes] for sample in samples]
+        return [[Reply(next(self._answers), choices=choices) for _ in sample.probes] for sample in samples]
 
 
 class Listed:

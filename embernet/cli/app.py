@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from embernet import EmbernetError, __version__
-from embernet.cli import ask, bench, caption, chat, data, data_synth, evaluate, export, info, init, plot, train, verify
+from embernet.cli import (
+    ask,
+    bench,
+    caption,
+    card,
+    chat,
+    data,
+    data_synth,
+    evaluate,
+    export,
+    info,
+    init,
+    plot,
+    train,
+    verify,
+)
 from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
 from embernet.cli.output import print_error
 
@@ -45,6 +60,7 @@ _COMMANDS = (
     info.info,
     bench.bench,
     verify.verify,
+    card.card,
     export.export,
     train.train,
     init.init,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from embernet.data.loading import SkipLog, Skipped
@@ -12,6 +13,7 @@ from embernet.evaluation.routing import RoutingTable
 from embernet.evaluation.samples import Probe, Sample, SampleSource
 from embernet.evaluation.statistics import CONFIDENCE, mcnemar_p, wilson_interval
 from embernet.evaluation.vqa import MIN_ANNOTATORS, vqa_accuracy
+from embernet.json_file import read_json_object
 
 SCHEMA = "embernet.eval/1"
 
@@ -116,6 +118,14 @@ def evaluate(
             }
         }
     return report
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report that `embernet eval -o` wrote; InputError if the file is no such report."""
+    values = read_json_object(path)
+    if values.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not a report of `embernet eval` (schema {values.get('schema')!r:.80})")
+    return values
 
 
 def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:

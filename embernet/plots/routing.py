@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 
 from embernet.errors import InputError
-from embernet.evaluation.evaluate import SCHEMA
-from embernet.json_file import read_json_object
+from embernet.evaluation.evaluate import read_report
 from embernet.plots.figure import Figure, new_figure
 
 
 def plot_routing(report: Path) -> Figure:
     """A heat map for every layer, of a JSON file of `embernet eval`; InputError if it is none or has no routing."""
-    values = read_json_object(report)
-    if values.get("schema") != SCHEMA:
-        raise InputError(f"{report}: not a report of `embernet eval` (schema {values.get('schema')!r:.80})")
+    values = read_report(report)
     try:
         return _plot(values["model"]["name"], values["routing"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
