@@ -39,10 +39,12 @@ class Routing:
     """Which experts the generated tokens were computed by.
 
     counts[layer][expert]: how often the expert was chosen, once per generated token for each of the top-k.
+    choices[token][layer]: numbers of the experts that were chosen for one token.
     """
 
     experts: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+    choices: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     @classmethod
     def count(cls, experts: tuple[str, ...], choices: Sequence[NDArray[np.int64]]) -> "Routing":
@@ -50,7 +52,8 @@ class Routing:
         if not choices:
             return cls(experts, ())
         counts = [np.bincount(layer.ravel(), minlength=len(experts)) for layer in np.stack(choices, axis=1)]
-        return cls(experts, tuple(tuple(int(c) for c in layer) for layer in counts))
+        by_token = tuple(tuple(tuple(layer) for layer in token.tolist()) for token in choices)
+        return cls(experts, tuple(tuple(int(c) for c in layer) for layer in counts), by_token)
 
     def share(self) -> dict[str, float]:
         """Share of each expert in all choices, by name; sums to 1, or to 0 if nothing was generated."""

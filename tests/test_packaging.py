@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "accelerate", "datasets", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
+HEAVY = (
+    "torch",
+    "accelerate",
+    "datasets",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "matplotlib",
+)
 
 
 @pytest.fixture(scope="module")

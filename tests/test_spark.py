@@ -36,7 +36,7 @@ def test_the_examples(spark: Model, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "bar"), [("scene", 0.95), ("number", 0.85)])
 def test_drawings_it_was_not_trained_on(spark: Model, kind: str, bar: float) -> None:
-    """A sample; `python -m tests.spark_accuracy` measures the figures of the README."""
+    """A sample; `embernet eval --data synth-1` measures the figures of the README."""
     drawings = [draw("test", index, kind=kind) for index in range(60)]
     correct = sum(spark.caption(drawing.image).text == drawing.caption for drawing in drawings)
     assert correct >= bar * len(drawings)

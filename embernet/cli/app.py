@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from embernet import EmbernetError, __version__
-from embernet.cli import ask, bench, caption, chat, data, data_synth, export, info, init, train, verify
+from embernet.cli import (
+    ask,
+    bench,
+    caption,
+    card,
+    chat,
+    data,
+    data_synth,
+    evaluate,
+    export,
+    info,
+    init,
+    plot,
+    train,
+    verify,
+)
 from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
 from embernet.cli.output import print_error
 
@@ -45,6 +60,7 @@ _COMMANDS = (
     info.info,
     bench.bench,
     verify.verify,
+    card.card,
     export.export,
     train.train,
     init.init,
@@ -54,7 +70,12 @@ for command in _COMMANDS:
 data_app = typer.Typer(help="Fetch, draw and look at the datasets to train on.", no_args_is_help=True)
 for data_command in (data.prepare, data.show, data_synth.synth):
     data_app.command(context_settings=_SETTINGS)(data_command)
+app.command(name="eval", context_settings=_SETTINGS)(evaluate.evaluate)
 app.add_typer(data_app, name="data", context_settings={"help_option_names": ["-h", "--help"]})
+plot_app = typer.Typer(help="Draw trainings, models and answers.", no_args_is_help=True)
+for plot_command in (plot.run, plot.routing, plot.levels, plot.answer):
+    plot_app.command(context_settings=_SETTINGS)(plot_command)
+app.add_typer(plot_app, name="plot", context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @runtime_checkable

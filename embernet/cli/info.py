@@ -37,15 +37,22 @@ def info(
     if model is None:
         _print_cpu(json)
         return
-    from embernet.runtime.bundle import MANIFEST_FILE, find_bundle
-
-    path = Path(model)
-    is_bundle = (path / MANIFEST_FILE).is_file() or not path.exists()
-    values = _bundle(find_bundle(model)) if is_bundle else _checkpoint(path, config, heads, vision_heads, quiet)
+    values = model_facts(model, quiet, config, heads, vision_heads)
     if json:
         print_json("embernet.info/1", values)
     else:
         _print(values)
+
+
+def model_facts(
+    model: str, quiet: bool, config: Path | None = None, heads: int | None = None, vision_heads: int | None = None
+) -> dict[str, Any]:
+    """What a checkpoint or a bundle holds, JSON-ready."""
+    from embernet.runtime.bundle import MANIFEST_FILE, find_bundle
+
+    path = Path(model)
+    is_bundle = (path / MANIFEST_FILE).is_file() or not path.exists()
+    return _bundle(find_bundle(model)) if is_bundle else _checkpoint(path, config, heads, vision_heads, quiet)
 
 
 def _print_cpu(json: bool) -> None:
@@ -69,6 +76,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "path": str(bundle.path),
         "name": m.name,
         "family": m.family,
+        "sha256": bundle.sha256(),
         "parameters": dict(m.parameters),
         "quantizer": dict(m.quantizer),
         "bytes": dict(m.bytes_by_kind) | {"total": bundle.size()},
@@ -98,6 +106,7 @@ def _checkpoint(
         "path": str(path),
         "name": path.name,
         "family": checkpoint.family.name,
+        "sha256": None,
         "parameters": counts.to_dict(),
         "quantizer": {"weights": c.weight_quantizer, "activation_bits": c.activation_bits, "levels": levels},
         "bytes": {"total": sum(p.stat().st_size for p in files)},

@@ -54,9 +54,14 @@ def items_of(texts: Iterable[Text]) -> list[Item]:
 
 
 def best_guesses(texts: Iterable[Text]) -> dict[str, str]:
+    """`most_common_answers` about drawings."""
+    return most_common_answers(items_of(texts))
+
+
+def most_common_answers(items: Iterable[Item]) -> dict[str, str]:
     """The most common answer to every prompt, and to every kind of question, for prompts that are new."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for item in items_of(texts):
+    for item in items:
         answers[item.prompt][item.answer] += 1
         answers[item.kind][item.answer] += 1
     return {prompt: counter.most_common(1)[0][0] for prompt, counter in answers.items()}

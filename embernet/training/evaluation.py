@@ -1,7 +1,7 @@
 """Exact match of greedy answers, by domain and kind, beside what a blind guess would score."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,16 +47,25 @@ def _answer_all(
 
 
 @torch.no_grad()
-def generate_batch(model: EmberNet, image_tokens: Tensor, input_ids: Tensor) -> list[list[int]]:
-    """Greedy answers to prompts of one length: image_tokens (B, I, H), input_ids (B, T) -> ids with the end token."""
+def generate_batch(
+    model: EmberNet,
+    image_tokens: Tensor,
+    input_ids: Tensor,
+    on_token: Callable[[Tensor], object] = lambda _experts: None,
+) -> list[list[int]]:
+    """Greedy answers to prompts of one length: image_tokens (B, I, H), input_ids (B, T) -> ids with the end token.
+
+    on_token is called for every new token with the experts (L, B, K) that computed it.
+    """
     config, cache = model.config, KVCache()
-    logits, _, _ = model.decoder(model.merge(input_ids, image_tokens), cache=cache)
+    logits, routing, _ = model.decoder(model.merge(input_ids, image_tokens), cache=cache)
     columns: list[Tensor] = []
-    ended = torch.zeros(len(input_ids), dtype=torch.bool)
+    ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     while len(columns) < config.max_new_tokens and not ended.all():
         columns.append(logits[:, -1].argmax(dim=-1))
+        on_token(routing.experts[:, :, -1])
         ended |= columns[-1] == config.eos_token_id
-        logits, _, _ = model.decoder(model.decoder.embed_tokens(columns[-1][:, None]), cache=cache)
+        logits, routing, _ = model.decoder(model.decoder.embed_tokens(columns[-1][:, None]), cache=cache)
     return [_until(ids, config.eos_token_id) for ids in torch.stack(columns, dim=1).tolist()]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from embernet.errors import InputError
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -25,6 +27,23 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The figures of every step; InputError if there is no such file, or it is not one of a run."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        metrics = [json.loads(line) for line in _whole_lines(path)]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON lines ({error})") from None
+    numbers = (int, float)
+    for values in metrics:
+        if not isinstance(values, dict) or "step" not in values or not all(type(v) in numbers for v in values.values()):
+            raise InputError(f"{path}: not the figures of a run (found {values!r:.80})")
+    if not metrics:
+        raise InputError(f"{path}: holds no figures yet")
+    return metrics
 
 
 def _whole_lines(path: Path) -> list[str]:

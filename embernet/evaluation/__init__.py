@@ -1,0 +1,1 @@
+"""How often a model is right, how sure that is, and which experts gave the answers."""

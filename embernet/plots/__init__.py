@@ -1,0 +1,1 @@
+"""Pictures of trainings, models and answers. Needs the extra [plot]."""
