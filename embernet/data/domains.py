@@ -23,7 +23,7 @@ class Domain:
     plain_share: float
 
 
-# What belongs to no expert is supervised towards the first, as published.
+# What belongs to no expert has the index of the first, as published; training does not supervise it.
 DOMAINS = {
     GENERAL: Domain("General", 0, 0.20, 0.10),
     "vision_ocr": Domain("OCR/Text Recognition", EXPERT_DOMAINS.index("vision_ocr"), 0.15, 0.20),
