@@ -346,7 +346,9 @@ def test_check_passes_for_a_true_bundle(exact_bundle, tiny_bundle, tiny_checkpoi
     report = check_bundle(exact_bundle, tiny_checkpoint)
     assert report.passed
     for case in report.cases:
-        assert case.max_difference < tolerances.LOGITS
+        # torch adds up in another order on every kind of CPU, so a rounding tie may fall the other way.
+        assert case.max_difference < tolerances.FLIPPED_LOGITS
+        assert case.cosine > tolerances.FLIPPED_COSINE
         assert case.greedy_agreement == case.expert_agreement == 1
     assert check_bundle(tiny_bundle, tiny_checkpoint).passed
 
