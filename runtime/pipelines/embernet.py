@@ -133,11 +133,13 @@ class EmberNetContext:
             cache = {name: np.zeros(shape, np.float32) for name in pipeline.cache_names()}
         except MemoryError:
             raise OutOfMemoryError(f"a context of {capacity} positions does not fit in memory") from None
-        self._ones = np.ones((1, capacity), np.int64)
-        self._bound_sizes = (0, 0)
+        # As long as the cache: positions that are not there yet count as padding, and nothing has to be bound again.
+        self._mask = np.zeros((1, capacity), np.int64)
+        self._bound_sizes = (0, 0, 0)
+        self._embedding = pipeline.embedding.binding()
         self._decoder = pipeline.decoder.binding()
         self._decoder.bind(
-            {f"past_key_values.{name}": buffer for name, buffer in cache.items()},
+            {f"past_key_values.{name}": buffer for name, buffer in cache.items()} | {"attention_mask": self._mask},
             {f"present.{name}": buffer for name, buffer in cache.items()},
         )
 
@@ -148,16 +150,19 @@ class EmberNetContext:
     def feed(self, input_ids: list[int], image_features: NDArray[np.float32] | None = None, keep: int = 1) -> Step:
         """Run the image tokens of image_features (N, I, H), if any, and then input_ids. See `base.Context.feed`."""
         p = self._pipeline
-        embeds = self._embed(input_ids, image_features)
-        T = embeds.shape[1]
+        num_image = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        T = num_image + len(input_ids)
         total = self._length + T
         if total > self.capacity:
             raise InputError(f"the context holds {self.capacity} positions, {total} are needed")
         # The steps of an answer are all alike: what they read and write is bound once.
-        if (T, keep) != self._bound_sizes:
-            self._bind(T, keep)
-        np.copyto(self._embeds, embeds)
-        self._decoder.bind({"attention_mask": self._ones[:, :total]}, {})
+        if (num_image, T, keep) != self._bound_sizes:
+            self._bind(num_image, T, keep)
+        self._ids[:] = input_ids
+        if image_features is not None:
+            self._features[:] = image_features.reshape(self._features.shape)
+        self._embedding.run()
+        self._mask[:, self._length : total] = 1
         is_prefill = T > 1  # needs far more working memory than the steps that follow
         self._decoder.run(shrink=is_prefill)
         if is_prefill:
@@ -173,29 +178,25 @@ class EmberNetContext:
         self._length = total
         return Step(logits[0], experts[0].transpose(1, 0, 2).copy(), weights[0].transpose(1, 0, 2).copy())
 
-    def _bind(self, num_positions: int, keep: int) -> None:
+    def _bind(self, num_image: int, num_positions: int, keep: int) -> None:
         """Bind arrays for a run over so many positions that keeps `keep` logits, 0 = all."""
         p, T = self._pipeline, num_positions
         try:
-            self._embeds = np.empty((1, T, p.hidden_size), np.float32)
+            self._ids = np.empty((1, T - num_image), np.int64)
+            self._features = np.empty((1, num_image, p.hidden_size), np.float32)
+            embeds = np.empty((1, T, p.hidden_size), np.float32)
             logits = np.empty((1, keep or T, p.vocab_size), np.float32)
             experts = np.empty((1, T, p.num_layers, p.num_experts_per_tok), np.int64)
             weights = np.empty(experts.shape, np.float32)
         except MemoryError:
             raise OutOfMemoryError(f"the results of {T} positions do not fit in memory") from None
+        self._embedding.bind(
+            {"input_ids": self._ids, "image_features": self._features},
+            {"inputs_embeds": embeds},
+        )
         self._decoder.bind(
-            {"inputs_embeds": self._embeds, "num_logits_to_keep": np.array(keep, np.int64)},
+            {"inputs_embeds": embeds, "num_logits_to_keep": np.array(keep, np.int64)},
             {"logits": logits, "selected_experts": experts, "routing_weights": weights},
         )
         self._results = logits, experts, weights
-        self._bound_sizes = (T, keep)
-
-    def _embed(self, input_ids: list[int], image_features: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """-> inputs_embeds (1, I+T, H)."""
-        p = self._pipeline
-        ids = np.array([input_ids], np.int64)
-        if image_features is None:
-            image_features = np.empty((0, p.hidden_size), np.float32)
-        features = image_features.reshape(1, -1, p.hidden_size)
-        shape = (1, features.shape[1] + ids.shape[1], p.hidden_size)
-        return p.embedding.run("inputs_embeds", shape, {"input_ids": ids, "image_features": features})
+        self._bound_sizes = (num_image, T, keep)
