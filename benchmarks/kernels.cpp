@@ -130,17 +130,26 @@ Bytes pack_r16k16(const Problem& p) {  // docs/bundle-format.md
 // As BitLinear does it.
 void multiply_ours(const Kernels& kernels, const Problem& p, const int8_t* codes, const embernet::Row* rows,
                    const uint8_t* weights, float* y) {
-  const int64_t groups = p.K / kTernaryInputs;
+  const int64_t groups = p.K / kTernaryInputs, tiles = p.N / kTileRows;
   int32_t products[kRowsPerCall * kTileRows];
-  for (int64_t tile = 0; tile < p.N / kTileRows; ++tile)
+  if (p.M == 1) {
+    const embernet::RowPair row = {{codes, codes}, {rows->sum, rows->sum}};
+    for (int64_t tile = 0; tile < tiles; tile += kRowsPerCall) {
+      const int64_t count = tile + kRowsPerCall < tiles ? kRowsPerCall : tiles - tile;
+      kernels.ternary_row(weights + tile * groups * kGroupBytes, count, groups, row, products);
+      for (int64_t i = 0; i < count * kTileRows; ++i)
+        y[tile * kTileRows + i] = static_cast<float>(products[i]) * rows->step;
+    }
+    return;
+  }
+  float scales[kTileRows], biases[kTileRows] = {};
+  for (float& scale : scales) scale = 1.0f;
+  for (int64_t tile = 0; tile < tiles; ++tile)
     for (int64_t begin = 0; begin < p.M; begin += kRowsPerCall) {
       const int64_t size = begin + kRowsPerCall < p.M ? kRowsPerCall : p.M - begin;
       kernels.ternary(weights + tile * groups * kGroupBytes, groups, codes + begin * p.K, p.K, rows + begin, size,
                       products);
-      for (int64_t m = 0; m < size; ++m)
-        for (int64_t r = 0; r < kTileRows; ++r)
-          y[(begin + m) * p.N + tile * kTileRows + r] =
-              static_cast<float>(products[m * kTileRows + r]) * rows[begin + m].step;
+      kernels.dequantize(products, rows + begin, size, scales, biases, y + begin * p.N + tile * kTileRows, p.N);
     }
 }
 

@@ -107,6 +107,13 @@ class KernelDriver:
         """tile (groups, 64), codes (count, K) -> (count, 16)"""
         return self._multiply([2, take_outliers], tile, codes)
 
+    def row(self, tiles: NDArray, codes: NDArray[np.int8]) -> NDArray[np.int32]:
+        """tiles (n, groups, 64), uint8 for ternary weights; codes (2, K), which tiles meet in turn -> (n, 16)"""
+        padded = _pad(codes)
+        sums = codes.sum(axis=1, dtype=np.int32)
+        self._send(8, tiles.dtype == np.uint8, *tiles.shape[:2], padded.shape[1], tiles, padded, sums)
+        return self._receive(np.int32, len(tiles) * 16).reshape(-1, 16)
+
     def quantize(
         self, x: NDArray[np.float32], norm_weight: NDArray[np.float32] | None, bits: int
     ) -> tuple[NDArray[np.int8], np.float32, int]:

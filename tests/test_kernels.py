@@ -56,6 +56,18 @@ def test_ternary_products_are_exact(kernels: KernelDriver, data: st.DataObject) 
     assert (kernels.ternary(pack_ternary(weights)[0], codes) == product(codes, weights)).all()
 
 
+@given(data=st.data())
+@EXAMPLES
+def test_products_of_single_rows_are_exact(kernels: KernelDriver, data: st.DataObject) -> None:
+    inputs, tiles = data.draw(st.integers(1, 2200)), data.draw(st.integers(1, 5))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    codes = rng.integers(-127, 128, (2, inputs), np.int8)
+    for low, pack in ((-1, pack_ternary), (-128, pack_int8)):
+        weights = rng.integers(low, -low, (16 * tiles, inputs), np.int8, endpoint=low == -1)
+        expected = [product(codes[t % 2], weights[16 * t : 16 * t + 16]) for t in range(tiles)]
+        assert (kernels.row(pack(weights), codes) == expected).all()
+
+
 @pytest.mark.parametrize("inputs", [16, 512, 768, 2048, 4096, 5120, 131072])
 @pytest.mark.parametrize("weight", [-1, 1])
 @pytest.mark.parametrize("code", [-127, 127])

@@ -40,7 +40,8 @@ static inline float fast_exponential(float x) {
   return mantissa * power;
 }
 
-static inline double sum_of_lanes(const double (&lanes)[kLanes]) {
+template <typename T>
+static inline T sum_of_lanes(const T (&lanes)[kLanes]) {
   return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
@@ -74,22 +75,28 @@ static inline float rms_scale(const float* x, int64_t size, const Norm& norm) {
   return 1.0f / __builtin_sqrtf(variance + norm.eps);
 }
 
-static void shared_rms_norm(const float* x, const float* weight, int64_t size, const Norm& norm, float* y) {
+static void shared_normalize(const float* x, int64_t size, const Norm& norm, float* y) {
   const float scale = rms_scale(x, size, norm);
   for (int64_t i = 0; i < size; ++i) {
     const float value = clip(x[i], -norm.input_clip, norm.input_clip) * scale;
-    y[i] = weight[i] * clip(value, -norm.output_clip, norm.output_clip);
+    y[i] = clip(value, -norm.output_clip, norm.output_clip);
   }
 }
 
-// The larger of `floor` and of all |x[i]|, cut to `bound`. Floats without a sign order as their bits do.
-static float largest_size(const float* x, int64_t size, float bound, float floor) {
+static void shared_rms_norm(const float* x, const float* weight, int64_t size, const Norm& norm, float* y) {
+  shared_normalize(x, size, norm, y);
+  for (int64_t i = 0; i < size; ++i) y[i] = weight[i] * y[i];
+}
+
+// The larger of `floor` and of all |value(i)|. Floats without a sign order as their bits do.
+template <typename Value>
+static inline float largest_size(const Value& value, int64_t size, float floor) {
   int32_t largest;
   memcpy(&largest, &floor, sizeof largest);
   for (int64_t i = 0; i < size; ++i) {
-    const float value = clip(x[i], -bound, bound);
+    const float x = value(i);
     int32_t bits;
-    memcpy(&bits, &value, sizeof bits);
+    memcpy(&bits, &x, sizeof bits);
     bits &= 0x7fffffff;
     largest = largest > bits ? largest : bits;
   }
@@ -98,25 +105,38 @@ static float largest_size(const float* x, int64_t size, float bound, float floor
   return result;
 }
 
-static Row shared_quantize(const float* x, const float* norm_weight, int64_t size, const Norm& norm,
-                           const Activation& activation, float* scratch, int8_t* codes) {
-  if (norm_weight != nullptr) {
-    shared_rms_norm(x, norm_weight, size, norm, scratch);
-    x = scratch;
-  }
-  const float bound = activation.clip;
+// value(i), which is computed twice: that is cheaper than keeping it.
+template <typename Value>
+static inline Row quantize_values(const Value& value, int64_t size, const Activation& activation, int8_t* codes) {
   const float limit = static_cast<float>((1 << (activation.bits - 1)) - 1);
-  const float scale = limit * (1.0f / largest_size(x, size, bound, activation.floor));  // in this order, as published
+  const float scale = limit * (1.0f / largest_size(value, size, activation.floor));  // in this order, as published
   int32_t sum = 0;
   for (int64_t i = 0; i < size; ++i) {
-    const float value = clip(clip(x[i], -bound, bound) * scale, -limit - 1.0f, limit);
-    const int32_t code = static_cast<int32_t>(round_even(value));
+    const int32_t code = static_cast<int32_t>(round_even(clip(value(i) * scale, -limit - 1.0f, limit)));
     codes[i] = static_cast<int8_t>(code);
     sum += code;
   }
   const int64_t padded = (size + kCodeAlignment - 1) / kCodeAlignment * kCodeAlignment;
   memset(codes + size, 0, static_cast<size_t>(padded - size));
   return {1.0f / scale, sum};
+}
+
+static Row shared_quantize(const float* x, const float* weight, int64_t size, const Activation& activation,
+                           int8_t* codes) {
+  const float bound = activation.clip;
+  if (weight == nullptr)
+    return quantize_values([&](int64_t i) { return clip(x[i], -bound, bound); }, size, activation, codes);
+  return quantize_values([&](int64_t i) { return clip(weight[i] * x[i], -bound, bound); }, size, activation, codes);
+}
+
+static void shared_dequantize(const int32_t* products, const Row* rows, int64_t count, const float* scales,
+                              const float* biases, float* y, int64_t stride) {
+  for (int64_t m = 0; m < count; ++m) {
+    float values[kTileRows];  // y may be scales, for all that a compiler knows
+    for (int64_t r = 0; r < kTileRows; ++r)
+      values[r] = static_cast<float>(products[m * kTileRows + r]) * (rows[m].step * scales[r]) + biases[r];
+    memcpy(y + m * stride, values, sizeof values);
+  }
 }
 
 static void shared_gate(const float* gate, const float* up, int64_t size, float gate_clip, float hidden_clip,

@@ -225,22 +225,23 @@ struct TernaryAttention {
     const int64_t count = in.count(), H = in.hidden, kv = num_kv_heads * in.size;
     if (count == 0) return nullptr;
 
-    Workspace workspace(3 * codes_bytes(count, H) + 3 * Workspace::bytes<float>(count * H) +
+    Workspace workspace(3 * codes_bytes(count, H) + 2 * Workspace::bytes<float>(count * H) +
                         2 * Workspace::bytes<float>(count * kv));
     if (!workspace.ok()) return error(api, "no memory for %lld tokens", static_cast<long long>(count));
     const Codes codes[] = {take_codes(workspace, count, H), take_codes(workspace, count, H),
                            take_codes(workspace, count, H)};
     float* normed = workspace.take<float>(count * H);  // later what the heads found
-    float* scratch = workspace.take<float>(count * H);
     float* query = workspace.take<float>(count * H);
     float* key = workspace.take<float>(count * kv);
     float* value = workspace.take<float>(count * kv);
     RETURN_IF_ERROR(parallel(api, context, count, 4 * H * kBytesPerElement, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) {
-        kernels->rms_norm(in.x.floats() + m * H, in.input_norm.floats(), H, input_norm, normed + m * H);
+        float* row = normed + m * H;
+        kernels->rms_norm(in.x.floats() + m * H, in.input_norm.floats(), H, input_norm, row);
+        kernels->normalize(row, H, norm, row);
         for (int64_t part = 0; part < 3; ++part)
-          codes[part].rows[m] = kernels->quantize(normed + m * H, in.norm(part), H, norm, activation, scratch + m * H,
-                                                  codes[part].codes + m * codes[part].stride);
+          codes[part].rows[m] =
+              kernels->quantize(row, in.norm(part), H, activation, codes[part].codes + m * codes[part].stride);
       }
     }));
     const Product products[] = {
@@ -275,7 +276,7 @@ struct TernaryAttention {
                               past}));
     }
     RETURN_IF_ERROR(
-        quantize(api, context, *kernels, normed, in.norm(3), count, H, norm, activation, scratch, codes[0]));
+        quantize(api, context, *kernels, normed, in.norm(3), count, H, norm, activation, normed, codes[0]));
     const Product product = {&in.out, codes[0], in.scales.floats()[3], H, y, in.x.floats()};
     return multiply(api, context, *kernels, &product, 1, count, H);
   }

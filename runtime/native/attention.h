@@ -8,68 +8,51 @@
 namespace embernet {
 
 constexpr int64_t kColumns = kAttentionColumns;
-static_assert(kColumns == 2 * kLanes, "a tile is two registers wide");
 
-// The sums of a tile of `kRows` queries by 16 columns.
-template <int kRows>
-struct Tile {
-  Lanes left[kRows], right[kRows];
-
-  // Adds f[m][i] * b for every row m.
-  template <int i>
-  void add(const Factors (&f)[kRows], const float* b) {
-    const Lanes b_left = load_lanes(b), b_right = load_lanes(b + kLanes);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      left[m] = multiply_add<i>(f[m], b_left, left[m]);
-      right[m] = multiply_add<i>(f[m], b_right, right[m]);
-    }
-    asm volatile("" ::: "memory");  // what is loaded ahead takes registers from the sums
-  }
-};
+// Adds f[m][i] * b for every row m of a tile.
+template <int i, int kRows>
+static inline void add_products(const Factors (&f)[kRows], const float* b, Columns (&sums)[kRows]) {
+  const Columns columns = load_columns(b);
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) multiply_add<i>(f[m], columns, sums[m]);
+  asm volatile("" ::: "memory");  // what is loaded ahead takes registers from the sums
+}
 
 // c (rows, 16) = a (rows, depth) b (depth, 16); a row of a can be read up to the next multiple of 4.
 template <int kRows>
 static void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
                           int64_t c_stride) {
-  Tile<kRows> tile;
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) tile.left[m] = tile.right[m] = repeat(0.0f);
+  Columns sums[kRows];
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) sums[m] = no_columns();
   int64_t k = 0;
   Factors f[kRows];
   for (; k + 4 <= depth; k += 4, b += 4 * b_stride) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) f[m] = load_factors(a + m * a_stride + k);
-    tile.template add<0>(f, b);
-    tile.template add<1>(f, b + b_stride);
-    tile.template add<2>(f, b + 2 * b_stride);
-    tile.template add<3>(f, b + 3 * b_stride);
+    add_products<0>(f, b, sums);
+    add_products<1>(f, b + b_stride, sums);
+    add_products<2>(f, b + 2 * b_stride, sums);
+    add_products<3>(f, b + 3 * b_stride, sums);
   }
   if (k < depth) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) f[m] = load_factors(a + m * a_stride + k);
-    tile.template add<0>(f, b);
-    if (k + 1 < depth) tile.template add<1>(f, b + b_stride);
-    if (k + 2 < depth) tile.template add<2>(f, b + 2 * b_stride);
+    add_products<0>(f, b, sums);
+    if (k + 1 < depth) add_products<1>(f, b + b_stride, sums);
+    if (k + 2 < depth) add_products<2>(f, b + 2 * b_stride, sums);
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-    store_lanes(c + m * c_stride, tile.left[m]);
-    store_lanes(c + m * c_stride + kLanes, tile.right[m]);
-  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) store_columns(c + m * c_stride, sums[m]);
 }
 
-static void multiply_tile(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+// The first `rows` rows, at most `kRows`.
+template <int kRows = kQueriesPerTile>
+static void multiply_rows(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                           int64_t depth, float* c, int64_t c_stride) {
-  static_assert(kQueriesPerTile <= 6, "one case for each number of rows");
-  switch (rows < kQueriesPerTile ? rows : kQueriesPerTile) {
-    case 1: return multiply_tile<1>(a, a_stride, b, b_stride, depth, c, c_stride);
-    case 2: return multiply_tile<2>(a, a_stride, b, b_stride, depth, c, c_stride);
-    case 3: return multiply_tile<3>(a, a_stride, b, b_stride, depth, c, c_stride);
-    case 4: return multiply_tile<4>(a, a_stride, b, b_stride, depth, c, c_stride);
-    case 5: return multiply_tile<5>(a, a_stride, b, b_stride, depth, c, c_stride);
-    default: return multiply_tile<kQueriesPerTile>(a, a_stride, b, b_stride, depth, c, c_stride);
-  }
+  if constexpr (kRows > 1)
+    if (rows < kRows) return multiply_rows<kRows - 1>(rows, a, a_stride, b, b_stride, depth, c, c_stride);
+  multiply_tile<kRows>(a, a_stride, b, b_stride, depth, c, c_stride);
 }
 
 // Up to 16 keys (count, size) -> columns (size, 16), zeros beside the last one.
@@ -102,11 +85,12 @@ static float exponentials(float* scores, int64_t count, int64_t padded) {
   return 1.0f / sum(total);
 }
 
-// Asks for what is read soon: the cache of a head is too short for the CPU to see where its reading goes.
+// Asks for what is read soon: the cache of a head is too short for the CPU to see where its reading goes. Into the L2
+// cache, as the L1 cache has room for few requests at a time.
 static void prefetch_rows(const float* rows, int64_t stride, int64_t count, int64_t size) {
   constexpr int64_t kLine = 16;  // floats
   for (int64_t i = 0; i < count; ++i)
-    for (int64_t j = 0; j < size; j += kLine) __builtin_prefetch(rows + i * stride + j);
+    for (int64_t j = 0; j < size; j += kLine) __builtin_prefetch(rows + i * stride + j, 0, 2);
 }
 
 static void shared_attend(const Attention& a, float* scratch, float* out) {
@@ -122,7 +106,7 @@ static void shared_attend(const Attention& a, float* scratch, float* out) {
     prefetch_rows(a.values + key * a.value_stride, a.value_stride, count, a.size);
     keys_to_columns(a.keys + key * a.key_stride, a.key_stride, count, a.size, columns);
     for (int64_t m = 0; m < a.rows; m += kQueriesPerTile)
-      multiply_tile(a.rows - m, a.queries + m * a.size, a.size, columns, kColumns, a.size,
+      multiply_rows(a.rows - m, a.queries + m * a.size, a.size, columns, kColumns, a.size,
                     scores + m * padded_keys + key, padded_keys);
   }
   // Values that are no multiple of 16 wide are copied, so that none is read beyond its end.
@@ -143,7 +127,7 @@ static void shared_attend(const Attention& a, float* scratch, float* out) {
     for (int64_t m = begin; m < end; ++m)
       shares[m - begin] = exponentials(scores + m * padded_keys, a.visible[m], padded_keys);
     for (int64_t i = 0; i < width; i += kColumns)
-      multiply_tile(end - begin, scores + begin * padded_keys, padded_keys, values + i, value_stride,
+      multiply_rows(end - begin, scores + begin * padded_keys, padded_keys, values + i, value_stride,
                     a.visible[end - 1], out + begin * width + i, width);
     for (int64_t m = begin; m < end; ++m)
       for (int64_t i = 0; i < width; ++i) out[m * width + i] *= shares[m - begin];

@@ -36,6 +36,12 @@ struct Row {
   int64_t num_outliers = 0;
 };
 
+// What consecutive tiles are multiplied with: those of even number with the first row, the others with the second.
+struct RowPair {
+  const int8_t* codes[2];
+  int32_t sums[2];
+};
+
 // Attention of `rows` queries of one head. queries: (rows, size), scaled; a key is `size` floats, `key_stride` apart,
 // and so is a value. Row m sees the first visible[m] keys, at least one; visible[m] never decreases.
 struct Attention {
@@ -60,10 +66,11 @@ constexpr int64_t attention_scratch(int64_t rows, int64_t size, int64_t keys) {
 struct Kernels {
   const char* name;
 
-  // x (size) -> codes (size, padded with zeros to kCodeAlignment). `norm_weight` may be null: then nothing is
-  // normalised. `scratch` holds `size` floats.
-  Row (*quantize)(const float* x, const float* norm_weight, int64_t size, const Norm& norm, const Activation& activation,
-                  float* scratch, int8_t* codes);
+  // x (size), times `weight` unless that is null -> codes (size, padded with zeros to kCodeAlignment).
+  Row (*quantize)(const float* x, const float* weight, int64_t size, const Activation& activation, int8_t* codes);
+
+  // y[i] = what rms_norm multiplies weight[i] with; may overwrite x.
+  void (*normalize)(const float* x, int64_t size, const Norm& norm, float* y);
 
   // y[i] = rms_norm(x)[i]
   void (*rms_norm)(const float* x, const float* weight, int64_t size, const Norm& norm, float* y);
@@ -79,6 +86,14 @@ struct Kernels {
                   int64_t count, int32_t* products);
   void (*int8)(const int8_t* tile, int64_t groups, const int8_t* codes, int64_t stride, const Row* rows, int64_t count,
                int32_t* products);
+
+  // `tiles` tiles, one after another in memory, times a row of codes each: products[t * 16 + r].
+  void (*ternary_row)(const uint8_t* tile, int64_t tiles, int64_t groups, const RowPair& rows, int32_t* products);
+  void (*int8_row)(const int8_t* tile, int64_t tiles, int64_t groups, const RowPair& rows, int32_t* products);
+
+  // y[m * stride + r] = products[m * 16 + r] * (rows[m].step * scales[r]) + biases[r]
+  void (*dequantize)(const int32_t* products, const Row* rows, int64_t count, const float* scales, const float* biases,
+                     float* y, int64_t stride);
 
   // y = gelu(x), the form with tanh; may overwrite x.
   void (*gelu)(const float* x, int64_t size, float* y);

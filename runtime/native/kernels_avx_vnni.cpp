@@ -20,11 +20,15 @@ struct AvxVnni {
 extern const Kernels kAvxVnni;
 const Kernels kAvxVnni = {"avx_vnni",
                           shared_quantize,
+                          shared_normalize,
                           shared_rms_norm,
                           shared_dot,
                           shared_gate,
                           multiply<AvxVnni, Ternary>,
                           multiply<AvxVnni, Int8>,
+                          multiply_row<AvxVnni, Ternary>,
+                          multiply_row<AvxVnni, Int8>,
+                          shared_dequantize,
                           gelu_avx2,
                           layer_norm_avx2,
                           attend_avx2};

@@ -1,6 +1,7 @@
 // NEON of ARMv8.0, which has no dot product: SMLAL into int16, widened to int32 before it can overflow.
 #include "lanes_neon.h"
 #include "outliers.h"
+#include "tile_by_tile.h"
 
 namespace embernet {
 
@@ -278,7 +279,20 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kNeon;
-const Kernels kNeon = {"neon", shared_quantize, shared_rms_norm,   shared_dot,    shared_gate,       ternary,
-                       int8,   shared_gelu,     shared_layer_norm, shared_attend, take_int8_outliers};
+const Kernels kNeon = {"neon",
+                       shared_quantize,
+                       shared_normalize,
+                       shared_rms_norm,
+                       shared_dot,
+                       shared_gate,
+                       ternary,
+                       int8,
+                       tile_by_tile<ternary>,
+                       tile_by_tile<int8>,
+                       shared_dequantize,
+                       shared_gelu,
+                       shared_layer_norm,
+                       shared_attend,
+                       take_int8_outliers};
 
 }  // namespace embernet

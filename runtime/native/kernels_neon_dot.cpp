@@ -1,5 +1,6 @@
 // NEON with the dot product of ARMv8.2 (SDOT): four inputs of four rows per instruction, straight into int32.
 #include "lanes_neon.h"
+#include "tile_by_tile.h"
 
 namespace embernet {
 
@@ -76,7 +77,19 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kNeonDot;
-const Kernels kNeonDot = {"neon_dot", shared_quantize, shared_rms_norm,   shared_dot,   shared_gate, ternary,
-                          int8,       shared_gelu,     shared_layer_norm, shared_attend};
+const Kernels kNeonDot = {"neon_dot",
+                          shared_quantize,
+                          shared_normalize,
+                          shared_rms_norm,
+                          shared_dot,
+                          shared_gate,
+                          ternary,
+                          int8,
+                          tile_by_tile<ternary>,
+                          tile_by_tile<int8>,
+                          shared_dequantize,
+                          shared_gelu,
+                          shared_layer_norm,
+                          shared_attend};
 
 }  // namespace embernet

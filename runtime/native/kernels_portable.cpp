@@ -1,5 +1,6 @@
 // Plain C++: runs everywhere and says what the others do. Its loops are such as compilers turn into vectors.
 #include "arithmetic.h"
+#include "tile_by_tile.h"
 
 namespace embernet {
 
@@ -87,6 +88,8 @@ static inline void transpose(const float* rows, int64_t stride, float* columns) 
 
 }  // namespace embernet
 
+#include "columns.h"
+
 #include "attention.h"
 
 namespace embernet {
@@ -143,8 +146,20 @@ static void int8(const int8_t* tile, int64_t groups, const int8_t* codes, int64_
 }
 
 extern const Kernels kPortable;
-const Kernels kPortable = {"portable", shared_quantize, shared_rms_norm,   shared_dot,   shared_gate, ternary,
-                           int8,       shared_gelu,     shared_layer_norm, shared_attend};
+const Kernels kPortable = {"portable",
+                           shared_quantize,
+                           shared_normalize,
+                           shared_rms_norm,
+                           shared_dot,
+                           shared_gate,
+                           ternary,
+                           int8,
+                           tile_by_tile<ternary>,
+                           tile_by_tile<int8>,
+                           shared_dequantize,
+                           shared_gelu,
+                           shared_layer_norm,
+                           shared_attend};
 
 float exponential(float x) { return fast_exponential(x); }
 

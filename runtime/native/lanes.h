@@ -11,7 +11,8 @@
 //   Factors load_factors(const float*)                                       four floats
 //   Lanes multiply_add<i>(Factors f, Lanes b, Lanes c)                       f[i] * b + c, rounded once
 //   void transpose(const float* rows, int64_t stride, float* columns)        8 x 8, to rows of kAttentionColumns
-//   kQueriesPerTile                                                          at most 6: as many as registers have room
+//   Columns                                                                  sixteen floats, as in columns.h
+//   kQueriesPerTile                                                          as many as registers have room for sums
 // Everything is static: two translation units must never share one compiled copy.
 #pragma once
 
@@ -36,25 +37,31 @@ static inline Lanes exponential(Lanes x) {
 static inline float sum(Lanes x) {
   float lanes[kLanes];
   store_lanes(lanes, x);
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  return sum_of_lanes(lanes);
 }
 
-// body(first index, input lanes) -> output lanes, over `size` floats; what lies behind them is read as `filling`.
+// Fewer than eight floats, and `filling` behind them.
+static inline Lanes load_rest(const float* x, int64_t count, float filling) {
+  float rest[kLanes];
+  store_lanes(rest, repeat(filling));
+  memcpy(rest, x, sizeof(float) * static_cast<size_t>(count));
+  return load_lanes(rest);
+}
+
+// y = body(x), lanes by lanes of `size` floats; what lies behind them is read as `filling`.
 template <typename Body>
 static inline void map_lanes(const float* x, int64_t size, float filling, float* y, const Body& body) {
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) store_lanes(y + i, body(i, load_lanes(x + i)));
+  for (; i + kLanes <= size; i += kLanes) store_lanes(y + i, body(load_lanes(x + i)));
   if (i == size) return;
   float rest[kLanes];
-  store_lanes(rest, repeat(filling));
-  memcpy(rest, x + i, sizeof(float) * static_cast<size_t>(size - i));
-  store_lanes(rest, body(i, load_lanes(rest)));
+  store_lanes(rest, body(load_rest(x + i, size - i, filling)));
   memcpy(y + i, rest, sizeof(float) * static_cast<size_t>(size - i));
 }
 
 // y = x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), which is the usual form with tanh.
 static void shared_gelu(const float* x, int64_t size, float* y) {
-  map_lanes(x, size, 0.0f, y, [](int64_t, Lanes v) {
+  map_lanes(x, size, 0.0f, y, [](Lanes v) {
     v = larger(v, repeat(-100.0f));  // smaller ones give 0 as well
     constexpr float kLinear = -2.0f * 0.797884561f, kCubic = kLinear * 0.044715f;
     const Lanes inner = multiply_add(multiply(v, v), repeat(kCubic), repeat(kLinear));
@@ -67,19 +74,18 @@ static void shared_layer_norm(const float* x, const float* weight, const float* 
                               float* scratch, float* y) {
   const float share = 1.0f / static_cast<float>(size);
   Lanes total = repeat(0.0f);
-  map_lanes(x, size, 0.0f, scratch, [&](int64_t, Lanes v) {
-    total = add(total, v);
-    return v;
-  });
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) total = add(total, load_lanes(x + i));
+  if (i < size) total = add(total, load_rest(x + i, size - i, 0.0f));
   const float mean = sum(total) * share;
   total = repeat(0.0f);
-  map_lanes(x, size, mean, scratch, [&](int64_t, Lanes v) {
+  map_lanes(x, size, mean, scratch, [&](Lanes v) {
     const Lanes difference = subtract(v, repeat(mean));
     total = multiply_add(difference, difference, total);
     return difference;
   });
   const float scale = 1.0f / __builtin_sqrtf(sum(total) * share + eps);
-  for (int64_t i = 0; i < size; ++i) y[i] = scratch[i] * scale * weight[i] + bias[i];
+  for (i = 0; i < size; ++i) y[i] = scratch[i] * scale * weight[i] + bias[i];
 }
 
 }  // namespace embernet

@@ -72,4 +72,6 @@ static inline void transpose(const float* rows, int64_t stride, float* columns) 
 
 }  // namespace embernet
 
+#include "columns.h"
+
 #include "attention.h"

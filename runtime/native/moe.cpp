@@ -118,22 +118,24 @@ struct TernaryMoE {
     // Rows of all jobs lie one after another: a token has top_k rows, and one more if there is a shared expert.
     const int64_t rows = in.count * (top_k + in.total - in.routed);
     const int64_t H = in.hidden, F = in.intermediate;
-    const int64_t widest = H > F ? H : F;
-    Workspace workspace(Workspace::bytes<float>(in.count * H) + Workspace::bytes<int64_t>(in.count * top_k) + Workspace::bytes<float>(in.count * top_k) + Workspace::bytes<float>(in.routed) + Workspace::bytes<Job>(in.total) +
-                        Workspace::bytes<int64_t>(rows) + Workspace::bytes<float>(rows) + codes_bytes(rows, H) * 2 +
-                        codes_bytes(rows, F) + Workspace::bytes<float>(rows * widest) +
+    Workspace workspace(Workspace::bytes<float>(in.count * H) + Workspace::bytes<int64_t>(in.count * top_k) +
+                        Workspace::bytes<float>(in.count * top_k) + Workspace::bytes<float>(in.count * in.routed) +
+                        Workspace::bytes<Job>(in.total) + Workspace::bytes<int64_t>(rows) +
+                        Workspace::bytes<float>(rows) + codes_bytes(rows, H) * 2 + codes_bytes(rows, F) +
                         Workspace::bytes<float>(rows * F) + Workspace::bytes<float>(rows * H));
     if (!workspace.ok()) return error(api, "no memory for %lld tokens", static_cast<long long>(in.count));
     float* normed = workspace.take<float>(in.count * H);
-    RETURN_IF_ERROR(parallel(api, context, in.count, H * kBytesPerElement, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        kernels->rms_norm(in.x.floats() + t * H, in.input_norm.floats(), H, input_norm, normed + t * H);
-    }));
     int64_t* chosen = workspace.take<int64_t>(in.count * top_k);
     float* weights = workspace.take<float>(in.count * top_k);
-    float* probabilities = workspace.take<float>(in.routed);
-    for (int64_t t = 0; t < in.count; ++t)
-      route(in, normed + t * H, chosen + t * top_k, weights + t * top_k, probabilities);
+    float* probabilities = workspace.take<float>(in.count * in.routed);
+    RETURN_IF_ERROR(parallel(api, context, in.count, H * kBytesPerElement, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        float* x = normed + t * H;
+        kernels->rms_norm(in.x.floats() + t * H, in.input_norm.floats(), H, input_norm, x);
+        route(in, x, chosen + t * top_k, weights + t * top_k, probabilities + t * in.routed);
+        kernels->normalize(x, H, norm, x);
+      }
+    }));
     if (chosen_out != nullptr) memcpy(chosen_out, chosen, sizeof(int64_t) * static_cast<size_t>(in.count * top_k));
     if (weights_out != nullptr) memcpy(weights_out, weights, sizeof(float) * static_cast<size_t>(in.count * top_k));
 
@@ -144,49 +146,44 @@ struct TernaryMoE {
 
     const Codes gate_codes = take_codes(workspace, rows, H), up_codes = take_codes(workspace, rows, H);
     const Codes down_codes = take_codes(workspace, rows, F);
-    float* scratch = workspace.take<float>(rows * widest);
     float* hidden = workspace.take<float>(rows * F);
     float* parts = workspace.take<float>(rows * H);
 
     RETURN_IF_ERROR(for_rows(context, jobs, num_jobs, rows, H, [&](const Job& job, int64_t row) {
       const float* x = normed + tokens[row] * H;
-      gate_codes.rows[row] = kernels->quantize(x, in.gate_norm.floats() + job.expert * H, H, norm, activation,
-                                               scratch + row * widest, gate_codes.codes + row * gate_codes.stride);
-      up_codes.rows[row] = kernels->quantize(x, in.up_norm.floats() + job.expert * H, H, norm, activation,
-                                             scratch + row * widest, up_codes.codes + row * up_codes.stride);
+      gate_codes.rows[row] = kernels->quantize(x, in.gate_norm.floats() + job.expert * H, H, activation,
+                                               gate_codes.codes + row * gate_codes.stride);
+      up_codes.rows[row] = kernels->quantize(x, in.up_norm.floats() + job.expert * H, H, activation,
+                                             up_codes.codes + row * up_codes.stride);
     }));
 
     const int64_t h_tiles = hidden_tiles(in), f_tiles = intermediate_tiles(in);
-    const int64_t gate_tile = h_tiles * kGroupBytes, down_tile = f_tiles * kGroupBytes;
     const uint8_t* packed = static_cast<const uint8_t*>(in.packed.data);
-    RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, f_tiles, 2 * gate_tile, [&](const Job& job, int64_t t) {
-      const uint8_t* tile = packed + job.expert * in.packed.shape[1] + t * 2 * gate_tile;
-      const float* scales = in.scales.floats() + job.expert * 3;
-      // Gate and up of a few rows meet in the nearest cache.
-      float gate[kRowsPerCall * kTileRows], up[kRowsPerCall * kTileRows];
-      for_row_blocks(job.count, [&](int64_t first, int64_t count) {
-        const int64_t row = job.begin + first;
-        ternary_tile(*kernels, tile, h_tiles, gate_codes.from(row), count, scales[0], gate, kTileRows, kTileRows);
-        ternary_tile(*kernels, tile + gate_tile, h_tiles, up_codes.from(row), count, scales[1], up, kTileRows,
-                     kTileRows);
-        kernels->gate(gate, up, count * kTileRows, gate_clip, hidden_clip, gate);
-        for (int64_t m = 0; m < count; ++m)
-          store_tile(gate + m * kTileRows, tile_width(t, F), hidden + (row + m) * F + t * kTileRows);
-      });
-    }));
+    const auto gate_up = [&](const Job& job, int64_t begin, int64_t end) {
+      const GateUp matrices = {packed + job.expert * in.packed.shape[1], h_tiles,
+                               in.scales.floats() + job.expert * 3, F, gate_codes.from(job.begin),
+                               up_codes.from(job.begin)};
+      if (job.count == 1)
+        hidden_of_row(matrices, begin, end, hidden + job.begin * F);
+      else
+        hidden_of_rows(matrices, job.count, begin, end, hidden + job.begin * F);
+    };
+    RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, f_tiles, 2 * h_tiles * kGroupBytes, gate_up));
 
     RETURN_IF_ERROR(for_rows(context, jobs, num_jobs, rows, F, [&](const Job& job, int64_t row) {
       float* h = hidden + row * F;
       if (in.has_hidden_norm) kernels->rms_norm(h, in.hidden_norm.floats() + job.expert * F, F, norm, h);
-      down_codes.rows[row] = kernels->quantize(h, in.down_norm.floats() + job.expert * F, F, norm, activation,
-                                               scratch + row * widest, down_codes.codes + row * down_codes.stride);
+      kernels->normalize(h, F, norm, h);
+      down_codes.rows[row] = kernels->quantize(h, in.down_norm.floats() + job.expert * F, F, activation,
+                                               down_codes.codes + row * down_codes.stride);
     }));
 
-    RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, h_tiles, down_tile, [&](const Job& job, int64_t t) {
-      const uint8_t* tile = packed + job.expert * in.packed.shape[1] + gate_up_bytes(in) + t * down_tile;
-      ternary_tile(*kernels, tile, f_tiles, down_codes.from(job.begin), job.count,
-                   in.scales.floats()[job.expert * 3 + 2], parts + job.begin * H + t * kTileRows, H, tile_width(t, H));
-    }));
+    const auto down = [&](const Job& job, int64_t begin, int64_t end) {
+      ternary_tiles(*kernels, packed + job.expert * in.packed.shape[1] + gate_up_bytes(in), begin, end, f_tiles,
+                    down_codes.from(job.begin), job.count, in.scales.floats()[job.expert * 3 + 2],
+                    parts + job.begin * H, H);
+    };
+    RETURN_IF_ERROR(for_tiles(context, jobs, num_jobs, h_tiles, f_tiles * kGroupBytes, down));
 
     memset(y, 0, sizeof(float) * static_cast<size_t>(in.count * H));
     for (int64_t row = 0; row < rows; ++row) {
@@ -237,6 +234,49 @@ struct TernaryMoE {
     return num_jobs;
   }
 
+  // Gate and up of one expert, whose tiles alternate, and the codes of its rows.
+  struct GateUp {
+    const uint8_t* tiles;
+    int64_t groups;  // of a tile
+    const float* scales;
+    int64_t outputs;
+    Codes gate, up;
+
+    const uint8_t* tile(int64_t t) const { return tiles + t * 2 * groups * kGroupBytes; }
+  };
+
+  // hidden (outputs) of one row, for tiles begin .. end; gate and up of some tiles meet in the nearest cache.
+  void hidden_of_row(const GateUp& m, int64_t begin, int64_t end, float* hidden) const {
+    const RowPair rows = {{m.gate.codes, m.up.codes}, {m.gate.rows->sum, m.up.rows->sum}};
+    const float gate_step = m.gate.rows->step * m.scales[0], up_step = m.up.rows->step * m.scales[1];
+    for_tile_blocks(begin, end, [&](int64_t t, int64_t tiles) {
+      int32_t products[2 * kRowsPerCall * kTileRows];
+      float gate[kRowsPerCall * kTileRows], up[kRowsPerCall * kTileRows];
+      kernels->ternary_row(m.tile(t), 2 * tiles, m.groups, rows, products);
+      for (int64_t i = 0; i < tiles; ++i)
+        for (int64_t r = 0; r < kTileRows; ++r) {
+          gate[i * kTileRows + r] = static_cast<float>(products[2 * i * kTileRows + r]) * gate_step;
+          up[i * kTileRows + r] = static_cast<float>(products[(2 * i + 1) * kTileRows + r]) * up_step;
+        }
+      kernels->gate(gate, up, tiles_width(t, tiles, m.outputs), gate_clip, hidden_clip, hidden + t * kTileRows);
+    });
+  }
+
+  // hidden (count, outputs) for tiles begin .. end; gate and up of some rows meet in the nearest cache.
+  void hidden_of_rows(const GateUp& m, int64_t count, int64_t begin, int64_t end, float* hidden) const {
+    float gate[kRowsPerCall * kTileRows], up[kRowsPerCall * kTileRows];
+    for (int64_t t = begin; t < end; ++t)
+      for_row_blocks(count, [&](int64_t first, int64_t rows) {
+        ternary_tile(*kernels, m.tile(t), m.groups, m.gate.from(first), rows, m.scales[0], gate, kTileRows, kTileRows);
+        ternary_tile(*kernels, m.tile(t) + m.groups * kGroupBytes, m.groups, m.up.from(first), rows, m.scales[1], up,
+                     kTileRows, kTileRows);
+        kernels->gate(gate, up, rows * kTileRows, gate_clip, hidden_clip, gate);
+        for (int64_t row = 0; row < rows; ++row)
+          copy_tile(gate + row * kTileRows, tiles_width(t, 1, m.outputs),
+                    hidden + (first + row) * m.outputs + t * kTileRows);
+      });
+  }
+
   // body(job, row) for every row.
   template <typename Body>
   Status* for_rows(const KernelContext* context, const Job* jobs, int64_t num_jobs, int64_t rows, int64_t size,
@@ -250,14 +290,17 @@ struct TernaryMoE {
     });
   }
 
-  // body(job, tile) for every tile of every job: a thread reads its part of the weights in order.
+  // body(job, first tile, end) for the tiles of every job: a thread reads its part of the weights in order.
   template <typename Body>
   Status* for_tiles(const KernelContext* context, const Job* jobs, int64_t num_jobs, int64_t tiles, int64_t tile_bytes,
                     const Body& body) const {
     int64_t most = 1;
     for (int64_t j = 0; j < num_jobs; ++j) most = jobs[j].count > most ? jobs[j].count : most;
     return parallel(api, context, num_jobs * tiles, tile_bytes * most, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(jobs[i / tiles], i % tiles);
+      for (int64_t j = begin / tiles; j * tiles < end; ++j) {
+        const int64_t first = begin - j * tiles, last = end - j * tiles;
+        body(jobs[j], first > 0 ? first : 0, last < tiles ? last : tiles);
+      }
     });
   }
 };

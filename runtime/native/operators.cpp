@@ -181,6 +181,9 @@ struct Int8Linear {
     const int8_t* packed = static_cast<const int8_t*>(weight.data);
     return parallel(api, context, tiles, tile_bytes * count, [&](int64_t begin, int64_t end) {
       for_row_blocks(count, [&](int64_t first, int64_t rows) {
+        if (rows == 1)
+          return int8_row(packed, begin, end, groups, codes.from(first), scale.floats(), bias, out_features,
+                          y + first * out_features);
         for (int64_t t = begin; t < end; ++t)
           int8_tile(packed + t * tile_bytes, groups, codes.from(first), rows, scale.floats(), bias, t * kTileRows,
                     out_features, y + first * out_features);
@@ -188,24 +191,33 @@ struct Int8Linear {
     });
   }
 
+  // y[t * 16 + r] for tiles begin .. end and one row of codes.
+  void int8_row(const int8_t* packed, int64_t begin, int64_t end, int64_t groups, const Codes& x, const float* scale,
+                const Tensor& bias, int64_t out_features, float* y) const {
+    const RowPair row = {{x.codes, x.codes}, {x.rows->sum, x.rows->sum}};
+    const float step = x.rows->step;
+    const int64_t bias_step = bias.size() == 1 ? 0 : 1;
+    for_tile_blocks(begin, end, [&](int64_t t, int64_t tiles) {
+      int32_t products[kRowsPerCall * kTileRows];
+      kernels->int8_row(packed + t * groups * kGroupBytes, tiles, groups, row, products);
+      const int64_t n = t * kTileRows, width = tiles_width(t, tiles, out_features);
+      for (int64_t i = 0; i < width; ++i)
+        y[n + i] = static_cast<float>(products[i]) * (step * scale[n + i]) + bias.floats()[(n + i) * bias_step];
+    });
+  }
+
   // y[m, n + r] for the tile whose first output is n.
   void int8_tile(const int8_t* tile, int64_t groups, const Codes& x, int64_t count, const float* scale,
                  const Tensor& bias, int64_t n, int64_t out_features, float* y) const {
-    const int64_t width = tile_width(n / kTileRows, out_features), bias_step = bias.size() == 1 ? 0 : 1;
-    float scales[kTileRows] = {}, biases[kTileRows] = {};
+    const int64_t width = tiles_width(n / kTileRows, 1, out_features), bias_step = bias.size() == 1 ? 0 : 1;
+    Scales s = {};
     for (int64_t r = 0; r < width; ++r) {
-      scales[r] = scale[n + r];
-      biases[r] = bias.floats()[(n + r) * bias_step];
+      s.scales[r] = scale[n + r];
+      s.biases[r] = bias.floats()[(n + r) * bias_step];
     }
     int32_t products[kRowsPerCall * kTileRows];
     kernels->int8(tile, groups, x.codes, x.stride, x.rows, count, products);
-    for (int64_t m = 0; m < count; ++m) {
-      const int32_t* p = products + m * kTileRows;
-      float values[kTileRows];
-      for (int64_t r = 0; r < kTileRows; ++r)
-        values[r] = static_cast<float>(p[r]) * (x.rows[m].step * scales[r]) + biases[r];
-      store_tile(values, width, y + m * out_features + n);
-    }
+    dequantize(*kernels, products, x.rows, count, s, y + n, out_features, width);
   }
 };
 

@@ -16,7 +16,7 @@ void layer_norm_avx2(const float* x, const float* weight, const float* bias, int
 void attend_avx2(const Attention& attention, float* scratch, float* out);
 
 constexpr int kMaxSums = 12;         // kept in registers: hides the latency of VPDPBUSD, and fits AVX's 16
-constexpr int64_t kPrefetch = 4096;  // bytes ahead
+constexpr int64_t kPrefetch = 8192;  // bytes ahead
 
 // How the weights of a group become unsigned bytes, and what that adds to each of them.
 struct Ternary {
@@ -113,6 +113,17 @@ static void multiply(const typename Weights::Element* tile, int64_t groups, cons
     const int64_t begin = count * b / blocks, end = count * (b + 1) / blocks;
     multiply_rows<Isa, Weights>(reinterpret_cast<const uint8_t*>(tile), groups, codes + begin * stride, stride,
                                 rows + begin, end - begin, products + begin * kTileRows);
+  }
+}
+
+// The same for one row of codes at a time: weights come from memory, once and in order.
+template <class Isa, class Weights>
+static void multiply_row(const typename Weights::Element* tile, int64_t tiles, int64_t groups, const RowPair& rows,
+                         int32_t* products) {
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Row row = {1.0f, rows.sums[t % 2]};
+    multiply_rows<Isa, Weights, 1>(reinterpret_cast<const uint8_t*>(tile) + t * groups * kGroupBytes, groups,
+                                   rows.codes[t % 2], 0, &row, 1, products + t * kTileRows);
   }
 }
 

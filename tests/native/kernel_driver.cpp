@@ -8,6 +8,7 @@
 //   5 attend    rows, size, keys; queries, keys, values (float), visible (int64) -> out (float), rows padded
 //   6 gelu      size; x (float)                                          -> y (float)
 //   7 norm      size; x, weight, bias (float)                            -> y (float)
+//   8 row       ternary or not, tiles, groups, stride; tiles, codes, sums of two rows -> products (int32)
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,15 +78,13 @@ int main(int count, char**) {
       const int64_t size = read_size(), bits = read_size(), normed = read_size();
       float* x = read_array<float>(size);
       float* weight = normed != 0 ? read_array<float>(size) : nullptr;
-      float* scratch = static_cast<float*>(malloc(sizeof(float) * static_cast<size_t>(size)));
       int8_t* codes = static_cast<int8_t*>(malloc(static_cast<size_t>(size + kCodeAlignment)));
-      const Row row =
-          kernels->quantize(x, weight, size, {1e-5f, 100.0f, 10.0f}, {bits, 128.0f, 1e-5f}, scratch, codes);
+      if (normed != 0) kernels->normalize(x, size, {1e-5f, 100.0f, 10.0f}, x);
+      const Row row = kernels->quantize(x, weight, size, {bits, 128.0f, 1e-5f}, codes);
       write_array(codes, size);
       write_array(&row.step, 1);
       write_array(&row.sum, 1);
       free(codes);
-      free(scratch);
       free(weight);
       free(x);
     } else if (operation == 5) {
@@ -122,6 +121,23 @@ int main(int count, char**) {
       }
       write_array(x, size);
       free(x);
+    } else if (operation == 8) {
+      const bool ternary = read_size() != 0;
+      const int64_t tiles = read_size(), groups = read_size(), stride = read_size();
+      uint8_t* tile = read_array<uint8_t>(tiles * groups * kGroupBytes);
+      int8_t* codes = read_array<int8_t>(2 * stride);
+      int32_t* sums = read_array<int32_t>(2);
+      int32_t* products = static_cast<int32_t*>(malloc(sizeof(int32_t) * static_cast<size_t>(tiles * kTileRows)));
+      const RowPair rows = {{codes, codes + stride}, {sums[0], sums[1]}};
+      if (ternary)
+        kernels->ternary_row(tile, tiles, groups, rows, products);
+      else
+        kernels->int8_row(reinterpret_cast<int8_t*>(tile), tiles, groups, rows, products);
+      write_array(products, tiles * kTileRows);
+      free(products);
+      free(sums);
+      free(codes);
+      free(tile);
     } else {
       const int64_t size = read_size();
       float* gate = read_array<float>(size);
