@@ -4,6 +4,7 @@
     python -m benchmarks.write_gguf --model full.ember
     python -m benchmarks.whole_model --model full.ember -t 1 -t 2
 
+First the files are read from the disk in order, so that the page cache holds all of them in the same large pieces.
 Every round runs each contestant once in a process of its own, on the same cores, with the same number of threads: the
 prompt of 84 tokens, and 64 tokens one by one after 84. It also measures how fast memory can be read, for the share of
 that speed at which weights arrive. About 20 seconds per round and number of threads on idle cores.
@@ -34,6 +35,15 @@ def run(command: list[str]) -> tuple[Any, int]:
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command)}: failed")
     return json.loads(output), usage.ru_maxrss * 1024
+
+
+def read_from_disk(path: Path) -> None:
+    """Have the page cache forget a file, and read it in order: how it was written or used before no longer matters."""
+    with open(path, "rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(1 << 20):
+            pass
 
 
 def run_ours(bundle: Path, threads: int) -> dict[str, Any]:
@@ -68,6 +78,9 @@ def main() -> None:
             raise SystemExit(f"{path}: is not there; see python -m benchmarks.whole_model --help")
     contestants = {OURS: bundle, **{f"llama.cpp {path.stem.rpartition('-')[2]}": path for path in ggufs}}
 
+    for path in contestants.values():
+        for file in _files(path):
+            read_from_disk(file)
     record = Record("whole_model")
     samples = []
     cores = sorted(os.sched_getaffinity(0))
