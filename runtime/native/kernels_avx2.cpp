@@ -39,7 +39,7 @@ static inline __m256i field(__m256i packed) {
 
 // A product of a code 0..2 and |a| <= 128 is at most 256, VPMADDUBSW adds two: an int16 holds 63 of those sums.
 constexpr int64_t kGroupsPerFlush = 15;  // 4 sums per group
-constexpr int64_t kPrefetch = 4096;
+constexpr int64_t kPrefetch = 8192;  // bytes ahead
 
 // One row of codes: the weights come from memory once, in order.
 static void ternary_row(const uint8_t* tile, int64_t groups, const int8_t* codes, const Row& row, int32_t* products) {
