@@ -89,9 +89,10 @@ bool attend(const Kernels& kernels, const Sequence& s, int64_t call) {
 Status* attend(const Api* api, const KernelContext* context, const Kernels& kernels, const Sequence& sequence) {
   const int64_t rows = (sequence.tokens < sequence.tokens_per_call() ? sequence.tokens : sequence.tokens_per_call()) *
                        sequence.group();
-  const int64_t products = 2 * rows * sequence.visible(sequence.tokens - 1) * sequence.size;
+  const int64_t cached = 2 * sequence.visible(sequence.tokens - 1) * sequence.size, products = rows * cached;
   bool enough_memory = true;
-  RETURN_IF_ERROR(parallel(api, context, sequence.calls(), products / kProductsPerByte, [&](int64_t begin, int64_t end) {
+  const int64_t bytes = cached * int64_t{sizeof(float)}, work = products / kProductsPerByte;
+  RETURN_IF_ERROR(parallel(api, context, sequence.calls(), work > bytes ? work : bytes, [&](int64_t begin, int64_t end) {
     for (int64_t call = begin; call < end; ++call)
       if (!attend(kernels, sequence, call)) __atomic_store_n(&enough_memory, false, __ATOMIC_RELAXED);
   }));

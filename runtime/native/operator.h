@@ -23,7 +23,7 @@ using onnx_api::Value;
 constexpr size_t kMaxDimensions = 8;
 // Work is cut into pieces of about this many bytes of weights per row: waking a thread takes as long as some of them.
 #if defined(__x86_64__)
-constexpr int64_t kBytesPerPiece = 192 * 1024;
+constexpr int64_t kBytesPerPiece = 96 * 1024;
 #else
 constexpr int64_t kBytesPerPiece = 32 * 1024;
 #endif
