@@ -11,6 +11,8 @@ from embernet.data.synth.shapes import Points, Thing
 from embernet.data.synth.typefaces import advance, load_typeface
 
 RESOLUTION = 256  # twice a finished drawing's, so that edges come out smooth
+# What a character's mark says of its place among the characters of its text.
+PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _PROBE_SIZE = 100
 
 
@@ -89,7 +91,10 @@ class Canvas:
         fill: Rgb,
         color: str = "",
     ) -> None:
-        """Print a text around (x, y) as large as fits; every character gets a mark with its name in lower case."""
+        """Print a text around (x, y) as large as fits.
+
+        Every character gets a mark with its name in lower case and, as its size, which of the characters it is.
+        """
         probe = load_typeface(typeface, _PROBE_SIZE)
         left, top, right, bottom = (pixels / _PROBE_SIZE for pixels in probe.getbbox(text))
         size = int(RESOLUTION * min(max_width / (right - left), max_height / (bottom - top)))
@@ -97,11 +102,12 @@ class Canvas:
         start, baseline = x - em * (left + right) / 2, y - em * (top + bottom) / 2
         place = (start * RESOLUTION, baseline * RESOLUTION)
         self._pen.text(place, text, fill=fill, font=load_typeface(typeface, size))
+        places = iter(PLACES)
         for character in text:
-            width = em * advance(typeface, character)
+            half_width, half_height = em * advance(typeface, character) / 2, em * (bottom - top) / 2
             if character != " ":
-                self.mark(character.lower(), start + width / 2, y, width / 2, em * (bottom - top) / 2, color)
-            start += width
+                self.mark(character.lower(), start + half_width, y, half_width, half_height, color, next(places))
+            start += 2 * half_width
 
     @staticmethod
     def _box(x: float, y: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:

@@ -33,7 +33,7 @@ class Question:
 class Mark:
     """One thing in an image, a shape or a character, and the box around it: centre and half sides, in image sides.
 
-    color and size are "" where they say nothing.
+    color and size are "" where they say nothing. What says most goes for the size: a bar's value, a character's place.
     """
 
     name: str
