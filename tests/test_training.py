@@ -24,6 +24,7 @@ from embernet.initial import initial_tensors
 from embernet.layers.bitlinear import BitLinear
 from embernet.models.embernet.config import EmberNetConfig
 from embernet.models.embernet.model import IGNORED_LABEL, EmberNet
+from embernet.models.embernet.vision import build_stem
 from embernet.quantization import WEIGHT_QUANTIZERS, get_quantizer
 from embernet.training import loop
 from embernet.training.batches import ConversationEncoder
@@ -34,6 +35,7 @@ from embernet.training.loop import Phase, Progress, SavedRun
 from embernet.training.muon import orthogonalize
 from embernet.training.patches import PatchHead, patch_labels
 from embernet.training.spark import Recipe, train_spark
+from embernet.training.stem import add_norms, fold_norms
 from tests.tolerances import FLOAT32
 
 TOKENIZER = build_tokenizer(corpus())
@@ -209,6 +211,42 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
     assert values.shape == (3, 20)
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+def test_folded_batch_norm_is_a_convolution_that_gives_the_same() -> None:
+    config = dataclasses.replace(EmberNetConfig.preset("spark2"), stem_channels=(4, 6))
+    torch.manual_seed(0)
+    stem = build_stem(config)
+    names = list(stem.state_dict())
+    add_norms(stem)
+    pixels = torch.rand(4, 3, 24, 24) * 2 - 1
+    for _ in range(3):
+        stem(pixels)  # running mean and variance
+    with torch.no_grad():
+        for name, parameter in stem.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+    expected = stem.eval()(pixels).detach()
+    fold_norms(stem)
+    assert list(stem.state_dict()) == names
+    torch.testing.assert_close(stem(pixels), expected, atol=FLOAT32 * float(expected.abs().max()), rtol=0)
+
+
+def test_gradients_in_bfloat16_are_nearly_those_in_float32() -> None:
+    torch.manual_seed(0)
+    exact = BitLinear(48, 40, get_quantizer("absmean", 8))
+    rounded = copy.deepcopy(exact)
+    fuse_bitlinears(exact)
+    fuse_bitlinears(rounded, torch.bfloat16)
+    x = torch.randn(70, 48)
+    outputs = [layer(x) for layer in (exact, rounded)]
+    assert torch.equal(*outputs)
+    gradient = torch.randn(70, 40)
+    for output in outputs:
+        output.backward(gradient)
+    assert exact.weight.grad is not None
+    largest = float(exact.weight.grad.abs().max())
+    torch.testing.assert_close(rounded.weight.grad, exact.weight.grad, atol=0.01 * largest, rtol=0)
 
 
 # --- a training run in miniature ------------------------------------------------------------------------------------

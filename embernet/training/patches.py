@@ -57,7 +57,7 @@ class PatchHead(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """tokens (B, N, C), labels (B, 3, patches) -> mean cross-entropy of a patch, summed over what is asked."""
         B, side, cell = len(tokens), self.side, self.cell
-        logits = self.linear(tokens).view(B, side // cell, side // cell, cell, cell, -1)
+        logits = self.linear(tokens).float().view(B, side // cell, side // cell, cell, cell, -1)
         logits = logits.transpose(2, 3).reshape(B * side * side, -1)
         places = torch.arange(side * side).expand(B, -1)
         classes = [*labels.unbind(dim=1), places // side, places % side]
