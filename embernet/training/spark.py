@@ -58,16 +58,31 @@ class Rates:
 class Recipe:
     """How long and how fast. Batch sizes are drawings per process."""
 
-    drawings: int = 120_000
-    see: Phase = field(default=Phase("see", steps=4000, warmup_steps=80))
+    drawings: int = 200_000
+    see: Phase = field(default=Phase("see", steps=7500, warmup_steps=80))
     see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
     gather: Phase = field(default=Phase("gather", steps=800, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
     vision_batch: int = 48
-    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder: letters
-    # are learnt last.
-    vision_shares: Mapping[str, float] = field(default_factory=lambda: {"vision_ocr": 3.0})
-    speak: Phase = field(default=Phase("speak", steps=4200, warmup_steps=80, clip_norm=2.0))
+    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder, and when
+    # all is trained: print is learnt last.
+    vision_shares: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "vision_ocr": 4.0,
+            "code_math_formula": 2.0,
+            "agentic_reasoning": 2.0,
+            "vision_diagram": 1.5,
+        }
+    )
+    speak_shares: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "vision_ocr": 2.0,
+            "code_math_formula": 1.5,
+            "agentic_reasoning": 1.5,
+            "vision_diagram": 1.5,
+        }
+    )
+    speak: Phase = field(default=Phase("speak", steps=4000, warmup_steps=80, clip_norm=2.0))
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
@@ -178,7 +193,9 @@ def _train(
     torch.manual_seed(seed)
     trainee = _Trainee(config, drawings.attributes, seed)
 
-    vision_chances, even_chances = (_chances(pool.texts, shares) for shares in (recipe.vision_shares, {}))
+    vision_chances, speak_chances = (
+        _chances(pool.texts, shares) for shares in (recipe.vision_shares, recipe.speak_shares)
+    )
 
     def sample(phase: int, step: int, count: int, chances: NDArray[np.float64]) -> _Sample:
         rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
@@ -194,7 +211,7 @@ def _train(
         return trainee.gather(drawn.pixel_values, drawn.labels)[1]
 
     def speak(step: int) -> dict[str, Tensor]:
-        drawn = sample(2, step, recipe.speak_batch, even_chances)
+        drawn = sample(2, step, recipe.speak_batch, speak_chances)
         image_tokens, patch_losses = trainee.gather(drawn.pixel_values, drawn.labels)
         rows = [_conversations(text, encoder, recipe, drawn.rng) for text in drawn.texts]
         output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
@@ -256,7 +273,7 @@ def _optimizers(trainee: _Trainee, prefixes: tuple[str, ...], rates: Rates) -> l
 
     return [
         Muon(with_rate(rates.muon, for_muon=True), lr=rates.muon, dtype=_DTYPE),
-        torch.optim.AdamW(with_rate(rates.adamw, for_muon=False), lr=rates.adamw, betas=(0.9, 0.98)),
+        torch.optim.AdamW(with_rate(rates.adamw, for_muon=False), lr=rates.adamw, betas=(0.9, 0.98), fused=True),
     ]
 
 

@@ -49,7 +49,7 @@ DOMAINS = tuple(_DOMAINS)
 ATTRIBUTES: Attributes = (
     ("", *dict.fromkeys(name for module in _DOMAINS.values() for name in module.MARK_NAMES)),
     ("", *COLORS),
-    ("", *SIZES, *PLACES, *code_math_chart.MARK_SIZES),
+    ("", *SIZES, *PLACES, *code_math_chart.MARK_SIZES, *vision_diagram.MARK_SIZES),
 )
 
 
