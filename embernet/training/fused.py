@@ -13,7 +13,7 @@ The codes are whole numbers that a byte holds, so where a CPU has instructions f
 and of the same value. The products of the gradients may be made in bfloat16, where the codes are exact too.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,4 +96,4 @@ def fuse_bitlinears(model: nn.Module, gradient_dtype: torch.dtype = torch.float3
     for module in model.modules():
         if type(module) is BitLinear:
             module.__class__ = FusedBitLinear
-            module.gradient_dtype = gradient_dtype
+            cast("FusedBitLinear", module).gradient_dtype = gradient_dtype

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from embernet.checkpoints import require_new, save_checkpoint
 from embernet.data.scores import Score, best_guesses
@@ -58,7 +59,7 @@ class Rates:
 class Recipe:
     """How long and how fast. Batch sizes are drawings per process."""
 
-    drawings: int = 200_000
+    drawings: int = 240_000
     see: Phase = field(default=Phase("see", steps=7500, warmup_steps=80))
     see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
     gather: Phase = field(default=Phase("gather", steps=800, warmup_steps=80))
@@ -200,7 +201,8 @@ def _train(
     def sample(phase: int, step: int, count: int, chances: NDArray[np.float64]) -> _Sample:
         rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
         indices = np.sort(np.searchsorted(chances, rng.random(count)))
-        return _Sample(rng, [pool.texts[i] for i in indices], pool.pixel_values(indices), pool.labels(indices))
+        pixel_values = _shifted(pool.pixel_values(indices), rng)
+        return _Sample(rng, [pool.texts[i] for i in indices], pixel_values, pool.labels(indices))
 
     def see(step: int) -> dict[str, Tensor]:
         drawn = sample(0, step, recipe.vision_batch, vision_chances)
@@ -307,6 +309,18 @@ def _chances(texts: Sequence[Text], shares: Mapping[str, float]) -> NDArray[np.f
     """Cumulative probability of every drawing; shares: by domain, 1 where there is none."""
     chances = np.cumsum([shares.get(text.domain, 1.0) for text in texts])
     return chances / chances[-1]
+
+
+_MAX_SHIFT = 2  # pixels, of which a patch has six times as many
+
+
+def _shifted(pixel_values: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each image moved a little, as a drawing is seen several times; the pixels at the edges are repeated."""
+    size = pixel_values.shape[-1]
+    padded = F.pad(pixel_values, (_MAX_SHIFT,) * 4, mode="replicate")
+    places = rng.integers(0, 2 * _MAX_SHIFT, (len(padded), 2), endpoint=True).tolist()
+    moved = [image[:, y : y + size, x : x + size] for image, (y, x) in zip(padded, places, strict=True)]
+    return torch.stack(moved).contiguous(memory_format=torch.channels_last)
 
 
 def _conversations(

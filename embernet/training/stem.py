@@ -37,4 +37,4 @@ def fold_norms(stem: nn.Sequential) -> None:
             conv.weight.mul_(scale[:, None, None, None])
             conv.get_parameter("bias").sub_(mean).mul_(scale).add_(conv.norm.bias)
             del conv.norm
-            conv.__class__ = nn.Conv2d
+            conv.__class__ = nn.Conv2d  # type: ignore[assignment]
