@@ -107,7 +107,7 @@ def test_a_number_streams_as_it_is_written() -> None:
 def test_every_mark_is_on_some_patch() -> None:
     for index in range(60):
         drawing = draw("train", index)
-        names, colors, sizes = patch_labels(drawing.marks, 8, ATTRIBUTES)
+        names, colors, sizes, _ = patch_labels(drawing.marks, 8, ATTRIBUTES)
         assert {ATTRIBUTES[0][i] for i in names} - {""} == {mark.name for mark in drawing.marks}
         assert ((names > 0) == (colors > 0)).all()
         assert ((names > 0) == (sizes > 0)).all()
@@ -115,7 +115,7 @@ def test_every_mark_is_on_some_patch() -> None:
 
 def test_a_patch_head_reads_a_token_for_the_patches_of_its_cell() -> None:
     head = PatchHead(hidden_size=64, num_tokens=16, num_patches=64, attributes=ATTRIBUTES)
-    labels = torch.zeros(1, 3, 64, dtype=torch.long)
+    labels = torch.zeros(1, 4, 64, dtype=torch.long)
     labels[0, 0, 8 * 3 + 5] = 4  # row 3, column 5: cell (1, 2), there row 1, column 1
     tokens = torch.zeros(1, 16, 64)
     tokens[0, 1 * 4 + 2, 0] = 1.0

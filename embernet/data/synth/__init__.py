@@ -30,6 +30,7 @@ from embernet.data.synth.plan import Plan
 from embernet.data.synth.shapes import SIZES
 from embernet.data.synth.splits import split_of
 from embernet.data.synth.typefaces import choose_typeface
+from embernet.data.synth.words import WORDS
 
 VERSION = 3  # to be counted up with every change of any drawing
 MAX_QUESTIONS = 4
@@ -50,6 +51,7 @@ ATTRIBUTES: Attributes = (
     ("", *dict.fromkeys(name for module in _DOMAINS.values() for name in module.MARK_NAMES)),
     ("", *COLORS),
     ("", *SIZES, *PLACES, *code_math_chart.MARK_SIZES, *vision_diagram.MARK_SIZES),
+    ("", *WORDS),
 )
 
 

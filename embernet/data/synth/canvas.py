@@ -9,6 +9,7 @@ from embernet.data.synth.drawing import Mark
 from embernet.data.synth.palette import COLORS, Rgb, jitter
 from embernet.data.synth.shapes import Points, Thing
 from embernet.data.synth.typefaces import advance, load_typeface
+from embernet.data.synth.words import WORDS
 
 RESOLUTION = 256  # twice a finished drawing's, so that edges come out smooth
 # What a character's mark says of its place among the characters of its text.
@@ -31,10 +32,18 @@ class Canvas:
         return jitter(COLORS[color], 14, self._rng)
 
     def mark(
-        self, name: str, x: float, y: float, half_width: float, half_height: float, color: str = "", size: str = ""
+        self,
+        name: str,
+        x: float,
+        y: float,
+        half_width: float,
+        half_height: float,
+        color: str = "",
+        size: str = "",
+        word: str = "",
     ) -> None:
         """Remember that a thing lies in the box around (x, y)."""
-        self.marks.append(Mark(name, color, size, x, y, half_width, half_height))
+        self.marks.append(Mark(name, color, size, x, y, half_width, half_height, word=word))
 
     def polygon(self, points: Sequence[tuple[float, float]], fill: Rgb) -> None:
         self._pen.polygon([(x * RESOLUTION, y * RESOLUTION) for x, y in points], fill=fill)
@@ -93,7 +102,8 @@ class Canvas:
     ) -> None:
         """Print a text around (x, y) as large as fits.
 
-        Every character gets a mark with its name in lower case and, as its size, which of the characters it is.
+        Every character gets a mark with its name in lower case and, as its size, which of the characters it is. Those
+        of a word also say the word.
         """
         probe = load_typeface(typeface, _PROBE_SIZE)
         left, top, right, bottom = (pixels / _PROBE_SIZE for pixels in probe.getbbox(text))
@@ -102,11 +112,11 @@ class Canvas:
         start, baseline = x - em * (left + right) / 2, y - em * (top + bottom) / 2
         place = (start * RESOLUTION, baseline * RESOLUTION)
         self._pen.text(place, text, fill=fill, font=load_typeface(typeface, size))
-        places = iter(PLACES)
+        places, word = iter(PLACES), text.lower() if text.lower() in WORDS else ""
         for character in text:
             half_width, half_height = em * advance(typeface, character) / 2, em * (bottom - top) / 2
             if character != " ":
-                self.mark(character.lower(), start + half_width, y, half_width, half_height, color, next(places))
+                self.mark(character.lower(), start + half_width, y, half_width, half_height, color, next(places), word)
             start += 2 * half_width
 
     @staticmethod
