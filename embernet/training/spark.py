@@ -105,7 +105,7 @@ def train_spark(
 
     A training that was broken off is gone on with: until it is done, the folder `output`.training holds it. The
     result depends on the seed and the number of processes, not on the speed of the machine or on breaks. Two
-    processes on two cores need one and a half to four hours, and 12 GB on disk.
+    processes on two cores need hours (docs/spark.md) and 12 GB on disk.
     """
     recipe = recipe or Recipe()
     output = Path(output)
