@@ -60,7 +60,7 @@ class Recipe:
     """How long and how fast. Batch sizes are drawings per process."""
 
     drawings: int = 240_000
-    see: Phase = field(default=Phase("see", steps=7000, warmup_steps=80))
+    see: Phase = field(default=Phase("see", steps=6500, warmup_steps=80))
     see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
     gather: Phase = field(default=Phase("gather", steps=600, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
