@@ -14,7 +14,7 @@ from embernet.data.scores import best_guesses
 from embernet.data.splits import SPLITS
 from embernet.data.synth import ATTRIBUTES, DOMAINS, SynthDrawings, SynthSource, corpus, describe, draw
 from embernet.data.synth.camera import SIDE, photograph
-from embernet.data.synth.canvas import Canvas
+from embernet.data.synth.canvas import PLACES, Canvas
 from embernet.data.synth.drawing import DESCRIBE, Text
 from embernet.data.synth.priors import priors
 from embernet.data.synth.typefaces import choose_typeface, typefaces
@@ -188,7 +188,10 @@ def test_printed_text_is_marked_character_by_character() -> None:
     for index in range(20):
         drawing = draw("train", index, domain="vision_ocr")
         text = drawing.caption.split()[2]
-        assert "".join(mark.name for mark in sorted(drawing.marks, key=lambda mark: mark.x)) == text
+        marks = sorted(drawing.marks, key=lambda mark: mark.x)
+        assert "".join(mark.name for mark in marks) == text
+        assert [mark.size for mark in marks] == [*PLACES[: len(text)]]
+        assert {mark.word for mark in marks} == {"" if text.isdigit() else text}
 
 
 def test_a_mark_moves_with_what_it_marks() -> None:

@@ -24,6 +24,7 @@ from embernet.initial import initial_tensors
 from embernet.layers.bitlinear import BitLinear
 from embernet.models.embernet.config import EmberNetConfig
 from embernet.models.embernet.model import IGNORED_LABEL, EmberNet
+from embernet.models.embernet.vision import build_stem
 from embernet.quantization import WEIGHT_QUANTIZERS, get_quantizer
 from embernet.training import loop
 from embernet.training.batches import ConversationEncoder
@@ -34,6 +35,7 @@ from embernet.training.loop import Phase, Progress, SavedRun
 from embernet.training.muon import orthogonalize
 from embernet.training.patches import PatchHead, patch_labels
 from embernet.training.spark import Recipe, train_spark
+from embernet.training.stem import add_norms, fold_norms
 from tests.tolerances import FLOAT32
 
 TOKENIZER = build_tokenizer(corpus())
@@ -105,7 +107,7 @@ def test_a_number_streams_as_it_is_written() -> None:
 def test_every_mark_is_on_some_patch() -> None:
     for index in range(60):
         drawing = draw("train", index)
-        names, colors, sizes = patch_labels(drawing.marks, 8, ATTRIBUTES)
+        names, colors, sizes, _ = patch_labels(drawing.marks, 8, ATTRIBUTES)
         assert {ATTRIBUTES[0][i] for i in names} - {""} == {mark.name for mark in drawing.marks}
         assert ((names > 0) == (colors > 0)).all()
         assert ((names > 0) == (sizes > 0)).all()
@@ -113,7 +115,7 @@ def test_every_mark_is_on_some_patch() -> None:
 
 def test_a_patch_head_reads_a_token_for_the_patches_of_its_cell() -> None:
     head = PatchHead(hidden_size=64, num_tokens=16, num_patches=64, attributes=ATTRIBUTES)
-    labels = torch.zeros(1, 3, 64, dtype=torch.long)
+    labels = torch.zeros(1, 4, 64, dtype=torch.long)
     labels[0, 0, 8 * 3 + 5] = 4  # row 3, column 5: cell (1, 2), there row 1, column 1
     tokens = torch.zeros(1, 16, 64)
     tokens[0, 1 * 4 + 2, 0] = 1.0
@@ -209,6 +211,42 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
     assert values.shape == (3, 20)
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+def test_folded_batch_norm_is_a_convolution_that_gives_the_same() -> None:
+    config = dataclasses.replace(EmberNetConfig.preset("spark2"), stem_channels=(4, 6))
+    torch.manual_seed(0)
+    stem = build_stem(config)
+    names = list(stem.state_dict())
+    add_norms(stem)
+    pixels = torch.rand(4, 3, 24, 24) * 2 - 1
+    for _ in range(3):
+        stem(pixels)  # running mean and variance
+    with torch.no_grad():
+        for name, parameter in stem.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+    expected = stem.eval()(pixels).detach()
+    fold_norms(stem)
+    assert list(stem.state_dict()) == names
+    torch.testing.assert_close(stem(pixels), expected, atol=FLOAT32 * float(expected.abs().max()), rtol=0)
+
+
+def test_gradients_in_bfloat16_are_nearly_those_in_float32() -> None:
+    torch.manual_seed(0)
+    exact = BitLinear(48, 40, get_quantizer("absmean", 8))
+    rounded = copy.deepcopy(exact)
+    fuse_bitlinears(exact)
+    fuse_bitlinears(rounded, torch.bfloat16)
+    x = torch.randn(70, 48)
+    outputs = [layer(x) for layer in (exact, rounded)]
+    assert torch.equal(*outputs)
+    gradient = torch.randn(70, 40)
+    for output in outputs:
+        output.backward(gradient)
+    assert exact.weight.grad is not None
+    largest = float(exact.weight.grad.abs().max())
+    torch.testing.assert_close(rounded.weight.grad, exact.weight.grad, atol=0.01 * largest, rtol=0)
 
 
 # --- a training run in miniature ------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Muon: momentum whose update is made orthogonal (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon).
 
 For matrices only; a filter bank counts as a matrix of one row per filter. On small models it needs about half the
-steps of AdamW. `torch.optim.Muon` computes in bfloat16, which most CPUs emulate; this computes in float32, and all
-matrices of one shape at once.
+steps of AdamW. `torch.optim.Muon` computes in bfloat16, which most CPUs emulate; this computes in the type that it is
+told, and all matrices of one shape at once.
 """
 
 from collections import defaultdict
@@ -36,8 +36,10 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.05,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
@@ -48,7 +50,7 @@ class Muon(torch.optim.Optimizer):
                     update = self._nesterov(parameter, parameter.grad, group["momentum"])
                     by_shape[parameter.shape].append((parameter, update.flatten(1)))
             for items in by_shape.values():
-                updates = orthogonalize(torch.stack([update for _, update in items]))
+                updates = orthogonalize(torch.stack([update for _, update in items]).to(self._dtype))
                 scale = 0.2 * max(updates.shape[1:]) ** 0.5
                 for (parameter, _), update in zip(items, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from embernet.data.synth.drawing import Attributes, Mark
 
 
-def patch_labels(marks: Sequence[Mark], side: int, attributes: Attributes) -> NDArray[np.int8]:
-    """What is on each patch: classes of name, color and size (3, side * side), places in `attributes`, 0 = nothing.
+def patch_labels(marks: Sequence[Mark], side: int, attributes: Attributes) -> NDArray[np.int16]:
+    """What is on each patch: classes of name, color, size and word (4, side * side), as in `attributes`, 0 = none.
 
     A patch shows the mark whose box holds its centre, the nearest first.
     """
-    labels = np.zeros((len(attributes), side, side), np.int8)
+    labels = np.zeros((len(attributes), side, side), np.int16)
     centers = (np.arange(side) + 0.5) / side
     nearest = np.ones((side, side))
     for mark in marks:
@@ -35,7 +35,7 @@ def patch_labels(marks: Sequence[Mark], side: int, attributes: Attributes) -> ND
         distance[row, column] = 0
         covered = distance < nearest
         nearest[covered] = distance[covered]
-        classes = (mark.name, mark.color, mark.size)
+        classes = (mark.name, mark.color, mark.size, mark.word)
         for plane, names, name in zip(labels, attributes, classes, strict=True):
             plane[covered] = names.index(name)
     return labels.reshape(len(attributes), -1)
@@ -55,9 +55,9 @@ class PatchHead(nn.Module):
         self.linear = nn.Linear(hidden_size, self.cell**2 * sum(self.sizes))
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """tokens (B, N, C), labels (B, 3, patches) -> mean cross-entropy of a patch, summed over what is asked."""
+        """tokens (B, N, C), labels (B, 4, patches) -> mean cross-entropy of a patch, summed over what is asked."""
         B, side, cell = len(tokens), self.side, self.cell
-        logits = self.linear(tokens).view(B, side // cell, side // cell, cell, cell, -1)
+        logits = self.linear(tokens).float().view(B, side // cell, side // cell, cell, cell, -1)
         logits = logits.transpose(2, 3).reshape(B * side * side, -1)
         places = torch.arange(side * side).expand(B, -1)
         classes = [*labels.unbind(dim=1), places // side, places % side]

@@ -44,10 +44,10 @@ class Series(Protocol):
 
 @dataclass(frozen=True)
 class Pool:
-    """N drawings in shards: images (n, S, S, 3) uint8, patch_labels (n, 3, patches) int8, and all the texts."""
+    """N drawings in shards: images (n, S, S, 3) uint8, patch_labels (n, 4, patches) int16, and all the texts."""
 
     images: Sequence[NDArray[np.uint8]]
-    patch_labels: Sequence[NDArray[np.int8]]
+    patch_labels: Sequence[NDArray[np.int16]]
     texts: Sequence[Text]
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Pool:
         return (pixels / 255 - 0.5) / 0.5
 
     def labels(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """What is on the patches, (B, 3, patches) int64."""
+        """What is on the patches, (B, 4, patches) int64."""
         return torch.from_numpy(np.stack([self.patch_labels[i // SHARD][i % SHARD] for i in indices])).long()
 
 

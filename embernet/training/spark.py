@@ -20,6 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from embernet.checkpoints import require_new, save_checkpoint
 from embernet.data.scores import Score, best_guesses
@@ -40,6 +41,7 @@ from embernet.training.muon import Muon
 from embernet.training.parallel import run_parallel
 from embernet.training.patches import PatchHead
 from embernet.training.pool import open_pool, render_pool
+from embernet.training.stem import add_norms, fold_norms
 
 PRESET = "spark2"
 
@@ -57,16 +59,31 @@ class Rates:
 class Recipe:
     """How long and how fast. Batch sizes are drawings per process."""
 
-    drawings: int = 120_000
-    see: Phase = field(default=Phase("see", steps=4000, warmup_steps=80))
+    drawings: int = 240_000
+    see: Phase = field(default=Phase("see", steps=6500, warmup_steps=80))
     see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
-    gather: Phase = field(default=Phase("gather", steps=800, warmup_steps=80))
+    gather: Phase = field(default=Phase("gather", steps=600, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
     vision_batch: int = 48
-    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder: letters
-    # are learnt last.
-    vision_shares: Mapping[str, float] = field(default_factory=lambda: {"vision_ocr": 3.0})
-    speak: Phase = field(default=Phase("speak", steps=4200, warmup_steps=80, clip_norm=2.0))
+    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder, and when
+    # all is trained: print is learnt last.
+    vision_shares: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "vision_ocr": 4.0,
+            "code_math_formula": 2.0,
+            "agentic_reasoning": 2.0,
+            "vision_diagram": 1.5,
+        }
+    )
+    speak_shares: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "vision_ocr": 2.0,
+            "code_math_formula": 1.5,
+            "agentic_reasoning": 1.5,
+            "vision_diagram": 1.5,
+        }
+    )
+    speak: Phase = field(default=Phase("speak", steps=4000, warmup_steps=80, clip_norm=2.0))
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
@@ -88,7 +105,7 @@ def train_spark(
 
     A training that was broken off is gone on with: until it is done, the folder `output`.training holds it. The
     result depends on the seed and the number of processes, not on the speed of the machine or on breaks. Two
-    processes on two cores need about three hours and 6 GB.
+    processes on two cores need hours (docs/spark.md) and 12 GB on disk.
     """
     recipe = recipe or Recipe()
     output = Path(output)
@@ -114,12 +131,22 @@ def train_spark(
     return scores
 
 
-class _Trainee(nn.Module):
-    """The model with the heads that only training needs."""
+# Where a CPU multiplies bfloat16, it does so several times as fast as float32.
+_HAS_BFLOAT16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+_DTYPE = torch.bfloat16 if _HAS_BFLOAT16 else torch.float32
 
-    def __init__(self, config: EmberNetConfig, attributes: Attributes) -> None:
+
+class _Trainee(nn.Module):
+    """The model with what only training needs: heads, batch norm in the stem, faster BitLinears."""
+
+    def __init__(self, config: EmberNetConfig, attributes: Attributes, seed: int) -> None:
         super().__init__()
         self.model = EmberNet(config)
+        _initialize(self.model, seed)
+        add_norms(self.model.vision_encoder.stem)
+        # torch's fused attention has a slow backward pass in bfloat16.
+        self.model.vision_encoder.encoder.set_attn_implementation("eager")
+        fuse_bitlinears(self.model, _DTYPE)
         patches, cells = config.num_patches, config.num_image_tokens
         self.tower_head = PatchHead(config.vision_hidden_size, patches, patches, attributes)
         self.compressor_head = PatchHead(config.vision_hidden_size, cells, patches, attributes)
@@ -128,21 +155,23 @@ class _Trainee(nn.Module):
     def see(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The compressor's tokens (B, N, C), and the losses of the heads up to there."""
         encoder = self.model.vision_encoder
-        patches = encoder.patches(pixel_values)
-        tokens = encoder.compressor(patches)
-        losses = {"tower": self.tower_head(patches, labels), "compressor": self.compressor_head(tokens, labels)}
-        return tokens, losses
+        with torch.autocast("cpu", _DTYPE, enabled=_HAS_BFLOAT16):
+            patches = encoder.patches(pixel_values)
+            tokens = encoder.compressor(patches)
+            losses = {"tower": self.tower_head(patches, labels), "compressor": self.compressor_head(tokens, labels)}
+        return tokens.float(), losses
 
     def gather(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The projector's tokens (B, I, H), and the losses of all heads."""
         encoder = self.model.vision_encoder
+        encoder.stem.eval()
         tokens, losses = self.see(pixel_values, labels)
         tokens = encoder.projector(encoder.pooler(tokens))
         return tokens, losses | {"projector": self.projector_head(tokens, labels)}
 
 
 class _Sample(NamedTuple):
-    """Random drawings of one process and step: pixel values (B, 3, S, S), patch labels (B, 3, patches)."""
+    """Random drawings of one process and step: pixel values (B, 3, S, S), patch labels (B, 4, patches)."""
 
     rng: np.random.Generator
     texts: list[Text]
@@ -163,16 +192,17 @@ def _train(
     pool = open_pool(saved.path.parent, drawings, recipe.drawings, config)
     encoder = ConversationEncoder(Tokenizer.from_str(tokenizer_json), config)
     torch.manual_seed(seed)
-    trainee = _Trainee(config, drawings.attributes)
-    _initialize(trainee.model, seed)
-    fuse_bitlinears(trainee)
+    trainee = _Trainee(config, drawings.attributes, seed)
 
-    vision_chances, even_chances = (_chances(pool.texts, shares) for shares in (recipe.vision_shares, {}))
+    vision_chances, speak_chances = (
+        _chances(pool.texts, shares) for shares in (recipe.vision_shares, recipe.speak_shares)
+    )
 
     def sample(phase: int, step: int, count: int, chances: NDArray[np.float64]) -> _Sample:
         rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
         indices = np.sort(np.searchsorted(chances, rng.random(count)))
-        return _Sample(rng, [pool.texts[i] for i in indices], pool.pixel_values(indices), pool.labels(indices))
+        pixel_values = _shifted(pool.pixel_values(indices), rng)
+        return _Sample(rng, [pool.texts[i] for i in indices], pixel_values, pool.labels(indices))
 
     def see(step: int) -> dict[str, Tensor]:
         drawn = sample(0, step, recipe.vision_batch, vision_chances)
@@ -183,7 +213,7 @@ def _train(
         return trainee.gather(drawn.pixel_values, drawn.labels)[1]
 
     def speak(step: int) -> dict[str, Tensor]:
-        drawn = sample(2, step, recipe.speak_batch, even_chances)
+        drawn = sample(2, step, recipe.speak_batch, speak_chances)
         image_tokens, patch_losses = trainee.gather(drawn.pixel_values, drawn.labels)
         rows = [_conversations(text, encoder, recipe, drawn.rng) for text in drawn.texts]
         output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
@@ -196,6 +226,10 @@ def _train(
         }
 
     def align() -> None:
+        # From here on the stem is what it will be without batch norm, and the same in all processes.
+        stem = trainee.model.vision_encoder.stem.eval()
+        for buffer in stem.buffers():
+            dist.broadcast(buffer, 0)
         _align_queries(trainee.model.vision_encoder, pool.pixel_values(range(min(1024, len(pool)))))
 
     vision = "model.vision_encoder."
@@ -207,6 +241,7 @@ def _train(
         Task(recipe.speak, speak, lambda: _optimizers(trainee, ("",), recipe.speak_rates)),
     )
     run_tasks(trainee, tasks, saved, report)
+    fold_norms(trainee.model.vision_encoder.stem)
     return trainee.model.eval()
 
 
@@ -239,8 +274,8 @@ def _optimizers(trainee: _Trainee, prefixes: tuple[str, ...], rates: Rates) -> l
         ]
 
     return [
-        Muon(with_rate(rates.muon, for_muon=True), lr=rates.muon),
-        torch.optim.AdamW(with_rate(rates.adamw, for_muon=False), lr=rates.adamw, betas=(0.9, 0.98)),
+        Muon(with_rate(rates.muon, for_muon=True), lr=rates.muon, dtype=_DTYPE),
+        torch.optim.AdamW(with_rate(rates.adamw, for_muon=False), lr=rates.adamw, betas=(0.9, 0.98), fused=True),
     ]
 
 
@@ -274,6 +309,18 @@ def _chances(texts: Sequence[Text], shares: Mapping[str, float]) -> NDArray[np.f
     """Cumulative probability of every drawing; shares: by domain, 1 where there is none."""
     chances = np.cumsum([shares.get(text.domain, 1.0) for text in texts])
     return chances / chances[-1]
+
+
+_MAX_SHIFT = 2  # pixels, of which a patch has six times as many
+
+
+def _shifted(pixel_values: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each image moved a little, as a drawing is seen several times; the pixels at the edges are repeated."""
+    size = pixel_values.shape[-1]
+    padded = F.pad(pixel_values, (_MAX_SHIFT,) * 4, mode="replicate")
+    places = rng.integers(0, 2 * _MAX_SHIFT, (len(padded), 2), endpoint=True).tolist()
+    moved = [image[:, y : y + size, x : x + size] for image, (y, x) in zip(padded, places, strict=True)]
+    return torch.stack(moved).contiguous(memory_format=torch.channels_last)
 
 
 def _conversations(

@@ -23,14 +23,16 @@ from embernet.data.synth import (
     vision_ocr,
 )
 from embernet.data.synth.camera import photograph
+from embernet.data.synth.canvas import PLACES
 from embernet.data.synth.drawing import DESCRIBE, Attributes, Drawing, Text
 from embernet.data.synth.palette import COLORS
 from embernet.data.synth.plan import Plan
 from embernet.data.synth.shapes import SIZES
 from embernet.data.synth.splits import split_of
 from embernet.data.synth.typefaces import choose_typeface
+from embernet.data.synth.words import WORDS
 
-VERSION = 2  # to be counted up with every change of any drawing
+VERSION = 3  # to be counted up with every change of any drawing
 MAX_QUESTIONS = 4
 
 _DOMAINS = {
@@ -48,7 +50,8 @@ DOMAINS = tuple(_DOMAINS)
 ATTRIBUTES: Attributes = (
     ("", *dict.fromkeys(name for module in _DOMAINS.values() for name in module.MARK_NAMES)),
     ("", *COLORS),
-    ("", *SIZES, *code_math_chart.MARK_SIZES),
+    ("", *SIZES, *PLACES, *code_math_chart.MARK_SIZES, *vision_diagram.MARK_SIZES),
+    ("", *WORDS),
 )
 
 

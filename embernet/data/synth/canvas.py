@@ -9,8 +9,11 @@ from embernet.data.synth.drawing import Mark
 from embernet.data.synth.palette import COLORS, Rgb, jitter
 from embernet.data.synth.shapes import Points, Thing
 from embernet.data.synth.typefaces import advance, load_typeface
+from embernet.data.synth.words import WORDS
 
 RESOLUTION = 256  # twice a finished drawing's, so that edges come out smooth
+# What a character's mark says of its place among the characters of its text.
+PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _PROBE_SIZE = 100
 
 
@@ -29,10 +32,18 @@ class Canvas:
         return jitter(COLORS[color], 14, self._rng)
 
     def mark(
-        self, name: str, x: float, y: float, half_width: float, half_height: float, color: str = "", size: str = ""
+        self,
+        name: str,
+        x: float,
+        y: float,
+        half_width: float,
+        half_height: float,
+        color: str = "",
+        size: str = "",
+        word: str = "",
     ) -> None:
         """Remember that a thing lies in the box around (x, y)."""
-        self.marks.append(Mark(name, color, size, x, y, half_width, half_height))
+        self.marks.append(Mark(name, color, size, x, y, half_width, half_height, word=word))
 
     def polygon(self, points: Sequence[tuple[float, float]], fill: Rgb) -> None:
         self._pen.polygon([(x * RESOLUTION, y * RESOLUTION) for x, y in points], fill=fill)
@@ -89,7 +100,11 @@ class Canvas:
         fill: Rgb,
         color: str = "",
     ) -> None:
-        """Print a text around (x, y) as large as fits; every character gets a mark with its name in lower case."""
+        """Print a text around (x, y) as large as fits.
+
+        Every character gets a mark with its name in lower case and, as its size, which of the characters it is. Those
+        of a word also say the word.
+        """
         probe = load_typeface(typeface, _PROBE_SIZE)
         left, top, right, bottom = (pixels / _PROBE_SIZE for pixels in probe.getbbox(text))
         size = int(RESOLUTION * min(max_width / (right - left), max_height / (bottom - top)))
@@ -97,11 +112,12 @@ class Canvas:
         start, baseline = x - em * (left + right) / 2, y - em * (top + bottom) / 2
         place = (start * RESOLUTION, baseline * RESOLUTION)
         self._pen.text(place, text, fill=fill, font=load_typeface(typeface, size))
+        places, word = iter(PLACES), text.lower() if text.lower() in WORDS else ""
         for character in text:
-            width = em * advance(typeface, character)
+            half_width, half_height = em * advance(typeface, character) / 2, em * (bottom - top) / 2
             if character != " ":
-                self.mark(character.lower(), start + width / 2, y, width / 2, em * (bottom - top) / 2, color)
-            start += width
+                self.mark(character.lower(), start + half_width, y, half_width, half_height, color, next(places), word)
+            start += 2 * half_width
 
     @staticmethod
     def _box(x: float, y: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:

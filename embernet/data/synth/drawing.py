@@ -1,6 +1,6 @@
 """What a generator gives: an image, what may be asked about it, and what lies where in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from PIL import Image
@@ -16,8 +16,8 @@ DESCRIBE = (
     "what is in the image?",
 )
 
-# The names that marks can have, their colors and their sizes. The first of each, "", stands for nothing.
-Attributes: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+# The names that marks can have, their colors, their sizes, and their words. The first of each, "", stands for nothing.
+Attributes: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Question:
 class Mark:
     """One thing in an image, a shape or a character, and the box around it: centre and half sides, in image sides.
 
-    color and size are "" where they say nothing.
+    color and size are "" where they say nothing. What says most goes for the size: a bar's value, a character's place.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Mark:
     y: float
     half_width: float
     half_height: float
+    word: str = field(default="", kw_only=True)  # that a letter is part of
 
 
 @dataclass(frozen=True)

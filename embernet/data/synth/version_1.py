@@ -33,7 +33,7 @@ WHICH_NUMBER = (
     "what does it say?",
 )
 
-ATTRIBUTES: Attributes = (("", *SHAPES, *"0123456789"), ("", *COLORS), ("", *SIZES))
+ATTRIBUTES: Attributes = (("", *SHAPES, *"0123456789"), ("", *COLORS), ("", *SIZES), ("",))
 
 
 @dataclass(frozen=True)

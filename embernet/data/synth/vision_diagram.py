@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
@@ -15,7 +16,7 @@ LETTERS = "cfhkmtxz"  # eight that look different
 _COUNTS = {1: "one", 2: "two", 3: "three"}
 _DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 
-MARK_NAMES = ("box", *LETTERS, *(f"arrow {direction}" for direction in _DIRECTIONS))
+MARK_NAMES = (*LETTERS, *(f"arrow {direction}" for direction in _DIRECTIONS))
 TEXTS = (
     *LETTERS,
     *_COUNTS.values(),
@@ -67,6 +68,14 @@ def _named(letters: Iterable[str]) -> str:
     return listed(found) if found else "nothing"
 
 
+def _pointing_to(letters: Iterable[str]) -> str:
+    """What the mark of a box or of an arrow says as its size."""
+    return f"points to {_named(letters)}"
+
+
+MARK_SIZES = tuple(_pointing_to(letters) for count in range(3) for letters in combinations(LETTERS, count))
+
+
 def _paint(letters: list[str], arrows: list[tuple[str, str]], rng: np.random.Generator, typeface: str) -> Canvas:
     paper = background(rng, [pick(rng, ("black", "white"))])
     canvas = Canvas(paper, rng)
@@ -90,12 +99,12 @@ def _paint(letters: list[str], arrows: list[tuple[str, str]], rng: np.random.Gen
         name = f"arrow {_DIRECTIONS[round(math.degrees(math.atan2(uy, ux)) / 45) % 8]}"
         middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
         for x, y in (middle, (end[0] - 0.04 * ux, end[1] - 0.04 * uy)):
-            canvas.mark(name, x, y, 0.07, 0.07, color)
+            canvas.mark(name, x, y, 0.07, 0.07, color, _pointing_to(b))
     for letter, (x, y) in places.items():
         box = contrasting(paper, rng)
         inside = canvas.ink(box)
         canvas.rectangle(x, y, half, half, inside, min(corner, half))
-        canvas.mark("box", x, y, half, half, box)
+        canvas.mark(letter, x, y, half, half, box, _pointing_to(b for a, b in arrows if a == letter))
         if not is_filled:
             inside = paper
             canvas.rectangle(x, y, half - 0.022, half - 0.022, inside, max(0.0, min(corner, half) - 0.022))
