@@ -241,9 +241,10 @@ def test_an_engine_that_runs_out_of_memory(bundle, monkeypatch):
             raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
 
     model = load(bundle)
-    monkeypatch.setattr(model._pipeline.embedding, "session", Session())
-    with pytest.raises(OutOfMemoryError, match="embedding.onnx: does not fit in memory"):
-        model.forward([1, 2, 3])
+    size = model.manifest.image.size
+    monkeypatch.setattr(model._pipeline.vision, "session", Session())
+    with pytest.raises(OutOfMemoryError, match="vision.onnx: does not fit in memory"):
+        model.forward([1, 2, 3], np.zeros((1, 3, size, size), np.float32))
 
 
 def test_folding_is_decided_by_the_weights_not_by_the_manifest(bundle, monkeypatch):

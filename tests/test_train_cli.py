@@ -210,7 +210,7 @@ def test_what_cannot_be_done_is_one_sentence(cli, arguments, code, message):
 def test_two_processes_learn_what_one_does(train, model, data, tmp_path):
     def flags(output):
         return [
-            *("--stage", "2", "--freeze", "reference", "--epochs", "3", "--lr", "2e-2", "--data-dir", data),
+            *("--stage", "2", "--freeze", "reference", "--epochs", "3", "--lr", "5e-3", "--data-dir", data),
             *("--model", model, "--device", "cpu", "--num-workers", "0", "--grad-accum", "2", "-o", output, "-q"),
         ]
 
