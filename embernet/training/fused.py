@@ -23,8 +23,7 @@ from embernet.layers.bitlinear import BitLinear
 from embernet.layers.quantizers import quantize_activations, quantize_weights
 from embernet.quantization import Quantizer
 from embernet.runtime.reference import Norm
-
-_HAS_BYTE_PRODUCTS = torch.cpu.get_capabilities().get("avx512_vnni", False)
+from embernet.training.cpu import HAS_BYTE_PRODUCTS
 
 
 class _BitLinearFunction(torch.autograd.Function):
@@ -72,7 +71,7 @@ def _padded(rows: Tensor) -> Tensor:
 
 
 def _product(x_codes: Tensor, w_codes: Tensor) -> Tensor:
-    if _HAS_BYTE_PRODUCTS and x_codes.device.type == "cpu":
+    if HAS_BYTE_PRODUCTS and x_codes.device.type == "cpu":
         return torch._int_mm(x_codes.to(torch.int8), w_codes.to(torch.int8).T).float()
     return F.linear(x_codes, w_codes)
 

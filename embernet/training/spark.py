@@ -33,6 +33,7 @@ from embernet.models.embernet.config import EmberNetConfig
 from embernet.models.embernet.model import EmberNet, expert_supervision_loss, router_balance_loss
 from embernet.models.embernet.vision import VisionEncoder
 from embernet.training.batches import Conversation, ConversationEncoder, Turn
+from embernet.training.cpu import HAS_BFLOAT16
 from embernet.training.evaluation import evaluate
 from embernet.training.forward import packed_forward
 from embernet.training.fused import fuse_bitlinears
@@ -132,8 +133,7 @@ def train_spark(
 
 
 # Where a CPU multiplies bfloat16, it does so several times as fast as float32.
-_HAS_BFLOAT16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-_DTYPE = torch.bfloat16 if _HAS_BFLOAT16 else torch.float32
+_DTYPE = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
 
 
 class _Trainee(nn.Module):
@@ -155,7 +155,7 @@ class _Trainee(nn.Module):
     def see(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The compressor's tokens (B, N, C), and the losses of the heads up to there."""
         encoder = self.model.vision_encoder
-        with torch.autocast("cpu", _DTYPE, enabled=_HAS_BFLOAT16):
+        with torch.autocast("cpu", _DTYPE, enabled=HAS_BFLOAT16):
             patches = encoder.patches(pixel_values)
             tokens = encoder.compressor(patches)
             losses = {"tower": self.tower_head(patches, labels), "compressor": self.compressor_head(tokens, labels)}
