@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.bin"
 TOKENIZER_FILE = "tokenizer.json"
+CARD_FILE = "README.md"  # for people; written after the bundle, which it describes, so no manifest lists it
 GRAPH_FILES = ("vision.onnx", "embedding.onnx", "decoder.onnx")
 SUFFIX = ".ember"
 DEFAULT_MODEL = "spark"
@@ -109,7 +110,7 @@ class Bundle:
         progress is called with the number of bytes read since the last call.
         """
         for file in sorted(self.path.iterdir()):
-            if file.is_file() and file.name not in (MANIFEST_FILE, *self.manifest.files):
+            if file.is_file() and file.name not in (MANIFEST_FILE, CARD_FILE, *self.manifest.files):
                 raise BundleError(
                     f"{file}: not a file of this bundle (the manifest does not list it)", hint="remove it"
                 )

@@ -157,6 +157,11 @@ def test_a_manifest_holds_only_what_json_can_say(bundle, constant):
     refused(bundle, f"not readable as JSON .{constant} is not JSON")
 
 
+def test_a_model_card_may_lie_in_a_bundle(bundle):
+    (bundle / "README.md").write_text("# A card")
+    open_bundle(bundle).verify()
+
+
 def test_a_file_that_is_not_listed_does_not_verify(bundle):
     (bundle / "extra.bin").write_bytes(b"?")
     with pytest.raises(BundleError, match=r"extra.bin: not a file of this bundle"):
