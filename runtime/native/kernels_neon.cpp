@@ -251,7 +251,7 @@ static void int8_half(const int8_t* half, int64_t groups, const int8_t* const* c
     add_unit(sums3, weights, next, row0);
   };
   int64_t g = 0;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (; g + kUnit <= groups; g += kUnit) multiply(HalfUnit(half + g * kGroupBytes));
   if (g < groups) {
     int8_t last[kUnit * kGroupBytes] = {};
