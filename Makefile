@@ -6,7 +6,7 @@ WHEELS_VENV := build/wheels-venv
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint full-size kill-training emulate-icount wheels clean
+.PHONY: demo test lint full-size kill-training spark emulate-icount wheels clean
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
@@ -26,6 +26,13 @@ full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 
 
 kill-training: $(VENV)/installed-dev  ## A training run that is killed ten times at random moments: a minute.
 	$(BIN)/python -m pytest -m killed
+
+spark: $(VENV)/installed-dev  ## The small model of eight domains from nothing, with its card: hours, 12 GB of disk.
+	$(BIN)/embernet train spark -o build/spark/checkpoint
+	$(BIN)/embernet export build/spark/checkpoint -o build/spark/spark2.ember
+	$(BIN)/embernet eval build/spark/spark2.ember --against build/spark/checkpoint --data synth --count 2400 -o build/spark/eval.json
+	$(BIN)/embernet card build/spark/spark2.ember --eval build/spark/eval.json --limits docs/spark-limits.md --license mit \
+		-o build/spark/spark2.ember/README.md
 
 emulate-icount: $(VENV)/installed-dev  ## Tokens and instruction counts on an emulated Cortex-A53: root, 8 GB of disk.
 	$(BIN)/python -m pytest -m emulated
