@@ -83,6 +83,7 @@ def test_a_card_of_a_bundle(cli, tmp_path: Path) -> None:
     for line in (
         "# spark",
         f"| bytes | {bundle.size():,} |",
+        f"| sha256 of its files' names and hashes | {bundle.sha256()} |",
         "| all | 40 | 37.5% | 18.8% to 100.0% | 12.5% | 60.0% | 0.021 |",
         "| spatial_scene | 20 | 50.0% | 25.0% to 100.0% | 12.5% | 95.0% | 0.021 |",
         "| ocr | 25.0% | 100.0% |",

@@ -66,6 +66,8 @@ def _what_it_is(model: Mapping[str, Any]) -> str:
         ("quantizer", f"{quantizer['weights']}, {quantizer['activation_bits']}-bit activations"),
         ("bytes", f"{model['bytes']['total']:,}"),
     ]
+    if model["sha256"] is not None:
+        rows.append(("sha256 of its files' names and hashes", model["sha256"]))
     rows += [(f"precision of the {part}", value) for part, value in (model["precision"] or {}).items()]
     return _table(("", ""), rows)
 
