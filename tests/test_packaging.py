@@ -69,6 +69,8 @@ def test_nothing_but_embernet_lands_at_the_top(wheel):
         "export/bundle.py",
         "runtime/bundle.py",
         "runtime/models/spark.ember/weights.bin",
+        "runtime/models/spark2.ember/weights.bin",
+        "runtime/models/spark2.ember/README.md",
         "device/memory.py",
         "models/embernet/model.py",
         "py.typed",

@@ -1,11 +1,13 @@
-"""The built-in model does what the README says about it."""
+"""The built-in models do what the README says about them."""
 
 import pytest
 
+from embernet.data.synth import DOMAINS
+from embernet.data.synth import draw as draw_2
 from embernet.data.synth.version_1 import draw
 from embernet.models.embernet.config import EmberNetConfig
 from embernet.runtime import Model, load
-from embernet.runtime.bundle import open_bundle
+from embernet.runtime.bundle import CARD_FILE, open_bundle
 from tests.conftest import EXAMPLES
 
 # What the example images show.
@@ -40,3 +42,28 @@ def test_drawings_it_was_not_trained_on(spark: Model, kind: str, bar: float) -> 
     drawings = [draw("test", index, kind=kind) for index in range(60)]
     correct = sum(spark.caption(drawing.image).text == drawing.caption for drawing in drawings)
     assert correct >= bar * len(drawings)
+
+
+# --- spark2 ---------------------------------------------------------------------------------------------------------
+
+
+def test_spark2_is_small_and_whole_and_has_a_card() -> None:
+    bundle = open_bundle("spark2")
+    bundle.verify()
+    assert bundle.size() <= 6_000_000
+    assert EmberNetConfig.from_dict(bundle.manifest.config) == EmberNetConfig.preset("spark2")
+    assert bundle.sha256() in (bundle.path / CARD_FILE).read_text()
+
+
+def test_spark2_answers_about_all_domains() -> None:
+    """A sample of three drawings per domain; its card has the figures."""
+    spark2 = load("spark2")
+    right = asked = 0
+    for domain in DOMAINS:
+        for index in range(3):
+            drawing = draw_2("test", index, domain=domain)
+            image = spark2.encode(drawing.image)
+            right += spark2.caption(image).text == drawing.caption
+            right += sum(spark2.ask(image, q.prompt).text == q.answer for q in drawing.questions)
+            asked += 1 + len(drawing.questions)
+    assert right >= 0.75 * asked

@@ -61,9 +61,9 @@ class Recipe:
     """How long and how fast. Batch sizes are drawings per process."""
 
     drawings: int = 240_000
-    see: Phase = field(default=Phase("see", steps=6500, warmup_steps=80))
+    see: Phase = field(default=Phase("see", steps=4800, warmup_steps=80))
     see_rates: Rates = field(default=Rates(muon=1.2e-2, adamw=2e-3))
-    gather: Phase = field(default=Phase("gather", steps=600, warmup_steps=80))
+    gather: Phase = field(default=Phase("gather", steps=500, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
     vision_batch: int = 48
     # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder, and when
@@ -84,7 +84,7 @@ class Recipe:
             "vision_diagram": 1.5,
         }
     )
-    speak: Phase = field(default=Phase("speak", steps=4000, warmup_steps=80, clip_norm=2.0))
+    speak: Phase = field(default=Phase("speak", steps=3000, warmup_steps=80, clip_norm=2.0))
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
