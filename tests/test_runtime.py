@@ -548,3 +548,18 @@ def test_a_configuration_without_sizes_is_a_broken_bundle(tiny_bundle, tmp_path)
     model = load(broken)
     with pytest.raises(BundleError, match="config.intermediate_size must be a whole number"):
         _ = model.decode_weight_bytes
+
+
+def test_a_run_that_fails_leaves_no_trace(tiny_bundle, monkeypatch):
+    model = load(tiny_bundle)
+    expected = model.new_context(3, None, room=8).feed([1, 5, 7]).logits.copy()
+    context = model.new_context(3, None, room=8)
+
+    def fail(*, shrink: bool) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(context._decoder, "run", fail)
+        with pytest.raises(KeyboardInterrupt):
+            context.feed([1, 5, 7, 9, 11])
+    np.testing.assert_array_equal(context.feed([1, 5, 7]).logits, expected)

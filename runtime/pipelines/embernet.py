@@ -163,6 +163,7 @@ class EmberNetContext:
             self._features[:] = image_features.reshape(self._features.shape)
         self._embedding.run()
         self._mask[:, self._length : total] = 1
+        self._mask[:, total:] = 0  # a longer run may have failed before
         is_prefill = T > 1  # needs far more working memory than the steps that follow
         self._decoder.run(shrink=is_prefill)
         if is_prefill:
