@@ -31,7 +31,12 @@ def memory_use() -> MemoryUse | None:
 
 def available_bytes() -> int | None:
     """Memory that this machine can still give out without swapping; None where /proc does not tell."""
-    return _fields(Path("/proc/meminfo")).get("MemAvailable")
+    return meminfo().get("MemAvailable")
+
+
+def meminfo(root: Path = Path("/")) -> dict[str, int]:
+    """Bytes by name: "MemTotal", "MemAvailable", "SwapTotal"; empty where /proc does not tell."""
+    return _fields(root / "proc/meminfo")
 
 
 def read_into_page_cache(paths: Iterable[Path]) -> None:
