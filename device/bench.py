@@ -1,4 +1,5 @@
-"""Benchmark of a bundle on this machine: times, memory, and how near the decoder comes to reading at full speed.
+"""Benchmark of a bundle on this machine: times, memory, how near the decoder comes to reading at full speed, and
+whether the machine was fit for being measured.
 
 docs/benchmarking.md defines every number.
 """
@@ -10,40 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import embernet.runtime.session  # noqa: F401  (imports the engine, so that loading a bundle does not)
 from embernet import __version__
 from embernet.device.bandwidth import ReadBandwidth, read_bandwidth
+from embernet.device.bench_result import SCHEMA
 from embernet.device.cpu import cpu_name, is_emulated, physical_cores
 from embernet.device.memory import MemoryUse, memory_use, read_into_page_cache
-from embernet.errors import InputError
+from embernet.device.start import STARTS, measure_starts
+from embernet.device.watch import Watch
+from embernet.device.workload import Workload, choose_workload, first_token
 from embernet.runtime.bundle import WEIGHTS_FILE, open_bundle
-from embernet.runtime.generation import generate
-from embernet.runtime.image import ImageSource, load_image, preprocess
+from embernet.runtime.image import load_image, preprocess
 from embernet.runtime.model import Model, load
 from embernet.runtime.native_library import isa_in_use
-from embernet.runtime.sampling import Sampler, Sampling
 
-SCHEMA = "embernet.bench/1"
-# The image and the question of an ordinary first turn, together.
-DEFAULT_PREFILL = 84
-DEFAULT_GEN = 32
-_NO_END_TOKEN = -1
 # Of one round; the progress callback is called after each.
 STAGES = ("image", "prefill", "decode")
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What one round does: look at the image, read it and the prompt, generate n_gen tokens."""
-
-    image: ImageSource
-    prompt: list[int]
-    n_gen: int
 
 
 @dataclass(frozen=True)
@@ -58,22 +46,25 @@ class Round:
 
 @dataclass
 class PeakMemory:
-    """The largest values seen at certain points, and the kernel's own record of resident memory. Bytes."""
+    """The largest values seen at the end of stages, and the kernel's own record of resident memory. Bytes."""
 
-    uses: list[MemoryUse] = field(default_factory=list)
+    uses: list[tuple[str, MemoryUse]] = field(default_factory=list)
 
-    def sample(self) -> None:
+    def sample(self, stage: str) -> None:
         if use := memory_use():
-            self.uses.append(use)
+            self.uses.append((stage, use))
 
-    def to_dict(self) -> dict[str, int | None]:
-        def most(name: str) -> int | None:
-            return max((getattr(use, name) for use in self.uses), default=None)
+    def to_dict(self) -> dict[str, Any]:
+        def most(name: str, stages: Sequence[str]) -> int | None:
+            return max((getattr(use, name) for stage, use in self.uses if stage in stages), default=None)
 
+        stages = ("load", *STAGES)
+        kinds = ("resident_bytes", "proportional_bytes", "anonymous_bytes")
         return {
-            "peak_rss_bytes": most("peak_resident_bytes"),
-            "peak_pss_bytes": most("proportional_bytes"),
-            "anonymous_bytes": most("anonymous_bytes"),
+            "peak_rss_bytes": most("peak_resident_bytes", stages),
+            "peak_pss_bytes": most("proportional_bytes", stages),
+            "anonymous_bytes": most("anonymous_bytes", stages),
+            "stage_memory": {stage: {kind: most(kind, (stage,)) for kind in kinds} for stage in stages},
         }
 
 
@@ -87,27 +78,54 @@ def run_bench(
     n_gen: int | None = None,
     repetitions: int = 5,
     image: str | None = None,
+    cold_start: bool = False,
     progress: Callable[[int], object] = lambda _count: None,
+    root: Path = Path("/"),
 ) -> dict[str, Any]:
     """Load a bundle, warm up with one round, measure `repetitions` rounds, and return the result as JSON values.
 
     n_prompt: text tokens after the image's; n_gen: tokens of the answer; None = what is usual and fits. image: a path,
-    None = an image made here. progress is called with 1 after every stage, (repetitions + 1) * len(STAGES) times.
+    None = an image made here. cold_start: let fresh processes come to their first token before all else. root: where
+    /proc and /sys tell how the board is. progress is called with 1 after every step, `count_steps` times.
     """
     test_time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    watch = Watch(root)
+    starts: dict[str, dict[str, Any] | None] = {"cold_start": None, "warm_start": None}
+    if cold_start:
+        starts = measure_starts(
+            open_bundle(path_or_name),
+            progress,
+            threads=threads,
+            hugepages=hugepages,
+            spin=spin,
+            n_prompt=n_prompt,
+            n_gen=n_gen,
+            image=image,
+        )
+        watch.look()
     memory = PeakMemory()
     model = _load_warm(path_or_name, threads, hugepages, spin)
-    memory.sample()
-    work = _workload(model, n_prompt, n_gen, image)
+    memory.sample("load")
+    work = choose_workload(model, n_prompt, n_gen, image)
+    decode_starts = []
 
-    def after_stage() -> None:
-        memory.sample()
+    def after_stage(stage: str) -> None:
+        memory.sample(stage)
+        watch.glance()
         progress(1)
+        if stage == "prefill":  # what follows is the decode
+            decode_starts.append(watch.now_s())
 
-    rounds = [_run_round(model, work, after_stage) for _ in range(1 + repetitions)][1:]
+    rounds = []
+    watch.look()
+    for _ in range(1 + repetitions):
+        rounds.append(_run_round(model, work, after_stage))
+        watch.look()
+    rounds = rounds[1:]
     # After the last look at memory: this measurement has a buffer of its own.
     n_threads = threads or physical_cores()
     bandwidth = read_bandwidth(model.bundle.path / WEIGHTS_FILE, n_threads)
+    watch.look_at_throttling()
     manifest = model.manifest
     return {
         "schema": SCHEMA,
@@ -121,6 +139,7 @@ def run_bench(
         "hugepages": hugepages,
         "spin": spin,
         "emulated": is_emulated(),
+        **watch.to_dict(),
         "versions": {
             "embernet": __version__,
             "onnxruntime": version("onnxruntime"),
@@ -132,6 +151,8 @@ def run_bench(
         "n_prompt": len(work.prompt),
         "n_gen": work.n_gen,
         "repetitions": repetitions,
+        **{f"{name}_ms": start and start["total_ms"] for name, start in starts.items()},
+        **starts,
         "load_ms": model.load_ms,
         **summarize(rounds, model.num_image_tokens + len(work.prompt)),
         **memory.to_dict(),
@@ -142,7 +163,13 @@ def run_bench(
             "prefill_ns": [r.prefill for r in rounds],
             "decode_ns": [list(r.tokens) for r in rounds],
         },
+        "course": {"decode_start_s": decode_starts[1:], **watch.course()},
     }
+
+
+def count_steps(repetitions: int, cold_start: bool) -> int:
+    """How often `run_bench` calls for progress."""
+    return (1 + repetitions) * len(STAGES) + (STARTS if cold_start else 0)
 
 
 def summarize(rounds: Sequence[Round], n_prefill: int) -> dict[str, Any]:
@@ -196,46 +223,25 @@ def _load_warm(path_or_name: str, threads: int | None, hugepages: bool, spin: bo
     return load(path_or_name, threads=threads, hugepages=hugepages, spin=spin)
 
 
-def _workload(model: Model, n_prompt: int | None, n_gen: int | None, image: str | None) -> Workload:
-    """InputError if the tokens asked for do not fit the context."""
-    n_image, room = model.num_image_tokens, model.context_length - model.num_image_tokens
-    if n_gen is None:
-        n_gen = max(1, min(DEFAULT_GEN, room - (n_prompt or 1)))
-    if n_prompt is None:
-        n_prompt = max(1, min(DEFAULT_PREFILL - n_image, room - n_gen))
-    if n_prompt + n_gen > room:
-        raise InputError(
-            f"{model.manifest.name}: the tokens do not fit the context (found {n_image} image, {n_prompt} prompt and "
-            f"{n_gen} new tokens, expected at most {model.context_length} together)"
-        )
-    rng = np.random.default_rng(0)
-    prompt = [model.manifest.bos_token_id, *rng.integers(0, model.manifest.vocab_size, n_prompt - 1).tolist()]
-    size = model.manifest.image.size
-    made: NDArray[np.uint8] = rng.integers(0, 256, (size, size, 3), np.uint8)
-    return Workload(made if image is None else image, prompt, n_gen)
-
-
-def _run_round(model: Model, work: Workload, after_stage: Callable[[], object]) -> Round:
+def _run_round(model: Model, work: Workload, after_stage: Callable[[str], object]) -> Round:
     """One image, one prefill, one answer, by the code that answers a user. End tokens end nothing here."""
     started = time.perf_counter_ns()
     pixel_values = preprocess(load_image(work.image).rgb, model.manifest.image)
     preprocessed = time.perf_counter_ns()
     features = model.encode_pixels(pixel_values)
     encoded = time.perf_counter_ns()
-    after_stage()
+    after_stage("image")
 
     context = model.new_context(len(work.prompt), features, room=work.n_gen)
     reading = time.perf_counter_ns()
-    first = context.feed(work.prompt, features)
-    tokens = generate(context, first, Sampler(Sampling()), _NO_END_TOKEN, work.n_gen + 1)
-    next(tokens)
+    tokens = first_token(context, work, features)
     prefill = time.perf_counter_ns() - reading
-    after_stage()
+    after_stage("prefill")
 
     times = []
     for _ in range(work.n_gen):
         started_token = time.perf_counter_ns()
         next(tokens)
         times.append(time.perf_counter_ns() - started_token)
-    after_stage()
+    after_stage("decode")
     return Round(preprocessed - started, encoded - preprocessed, prefill, tuple(times))

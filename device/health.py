@@ -43,7 +43,7 @@ def read_health(root: Path = _ROOT) -> Health:
     return Health(
         temperature_c=temperature_c(root),
         throttling=throttling(),
-        frequency_mhz=_scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3),
+        frequency_mhz=frequency_mhz(root),
         governor=system_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         swap_bytes=swap,
         swap_used_bytes=None if swap is None or free is None else swap - free,
@@ -54,6 +54,11 @@ def read_health(root: Path = _ROOT) -> Health:
 def temperature_c(root: Path = _ROOT) -> float | None:
     """Degrees Celsius of the first thermal zone."""
     return _scaled(root / "sys/class/thermal/thermal_zone0/temp", 1e-3)
+
+
+def frequency_mhz(root: Path = _ROOT) -> float | None:
+    """The clock of the first core, as the kernel set it."""
+    return _scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3)
 
 
 def throttling() -> Throttling | None:

@@ -1,5 +1,6 @@
 """Memory of this process, as Linux counts it."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,16 @@ def available_bytes() -> int | None:
 def meminfo(root: Path = Path("/")) -> dict[str, int]:
     """Bytes by name: "MemTotal", "MemAvailable", "SwapTotal"; empty where /proc does not tell."""
     return _fields(root / "proc/meminfo")
+
+
+def swapped_out_bytes(root: Path = Path("/")) -> int | None:
+    """What all programs together had to move out to swap since the start; None where /proc does not tell."""
+    try:
+        lines = (root / "proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    pages = dict(line.split(maxsplit=1) for line in lines if " " in line)
+    return int(pages["pswpout"]) * os.sysconf("SC_PAGE_SIZE") if "pswpout" in pages else None
 
 
 def read_into_page_cache(paths: Iterable[Path]) -> None:

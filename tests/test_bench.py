@@ -14,32 +14,43 @@ import pytest
 from PIL import Image
 
 from embernet.checkpoints import write_text
-from embernet.device import bandwidth
+from embernet.device import bandwidth, watch
 from embernet.device.bandwidth import read_bandwidth
-from embernet.device.bench import DEFAULT_GEN, DEFAULT_PREFILL, STAGES, PeakMemory, Round, run_bench, summarize
-from embernet.device.comparison import METRICS, Difference, compare_conditions, read_result
+from embernet.device.bench import STAGES, PeakMemory, Round, count_steps, run_bench, summarize
+from embernet.device.bench_result import read_result
+from embernet.device.comparison import METRICS, Difference, compare, compare_conditions
 from embernet.device.cpu import cpu_name, is_emulated, last_level_cache_bytes, physical_cores
 from embernet.device.memory import MemoryUse, memory_use
+from embernet.device.workload import DEFAULT_GEN, DEFAULT_PREFILL
 from embernet.errors import EmbernetError, InputError
 from embernet.runtime import load, native_library
 from embernet.runtime.native_library import FUNCTION_BODIES, isa_in_use
 from tests.conftest import one_sentence
 from tests.test_cli import embernet
+from tests.test_health import vcgencmd
 
 TEXTS = {"schema", "test_time", "cpu_info", "kernel", "image_path", "read_bandwidth_source"}
-OBJECTS = {"model", "versions", "samples", "samples_ns", "emulated", "hugepages", "spin"}
+OBJECTS = {"model", "versions", "samples", "samples_ns", "stage_memory", "course", "emulated", "hugepages", "spin"}
+# What a result did not have before the board was looked at.
+NEW = {
+    *("valid", "invalid_reasons", "temperature_c", "frequency_mhz", "governor", "throttled"),
+    *("swap_bytes", "zram_bytes", "swap_used_bytes", "swapped_out_bytes", "cold_start_ms", "warm_start_ms"),
+    *("cold_start", "warm_start", "stage_memory", "course"),
+}
 
 
 @pytest.fixture(autouse=True)
 def _small_buffer(monkeypatch):
-    """The bandwidth of memory is not of interest here."""
+    """The bandwidth of memory is not of interest here, and what other programs swap out makes no run invalid."""
+    monkeypatch.setattr(watch, "swapped_out_bytes", lambda _root: 0)
     monkeypatch.setattr(bandwidth, "available_bytes", lambda: 1 << 21)
     monkeypatch.setattr(bandwidth, "PASSES", 1)
 
 
 @pytest.fixture(scope="module")
-def result(tiny_bundle) -> dict:
-    return run_bench(str(tiny_bundle), repetitions=3, n_gen=4, threads=1)
+def result(tiny_bundle, tmp_path_factory) -> dict:
+    """Of a machine that does not tell how it is."""
+    return run_bench(str(tiny_bundle), repetitions=3, n_gen=4, threads=1, root=tmp_path_factory.mktemp("root"))
 
 
 # --- what is measured -----------------------------------------------------------------------------------------------
@@ -55,7 +66,7 @@ def test_the_result_is_json_with_numbers_where_numbers_belong(result):
     assert next(iter(result)) == "schema"
     assert result["schema"] == "embernet.bench/1"
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    for key in result.keys() - TEXTS - OBJECTS:
+    for key in result.keys() - TEXTS - OBJECTS - NEW:
         assert type(result[key]) in (int, float), key
         assert result[key] > 0, key
     assert result["model"]["name"] == "tiny"
@@ -124,14 +135,14 @@ def test_the_usual_sizes_fit_every_context(tiny_bundle, tmp_path, monkeypatch):
 
 def test_end_tokens_end_nothing(tiny_bundle, monkeypatch):
     eos = load(tiny_bundle).manifest.eos_token_id
-    monkeypatch.setattr("embernet.device.bench.Sampler", lambda sampling: lambda logits: eos)
+    monkeypatch.setattr("embernet.device.workload.Sampler", lambda sampling: lambda logits: eos)
     assert len(run_bench(str(tiny_bundle), repetitions=1, n_gen=5)["samples"]["decode_ns"][0]) == 5
 
 
 def test_progress_counts_every_stage(tiny_bundle):
     steps = []
     run_bench(str(tiny_bundle), repetitions=2, n_gen=1, progress=steps.append)
-    assert sum(steps) == 3 * len(STAGES)
+    assert sum(steps) == 3 * len(STAGES) == count_steps(2, cold_start=False)
 
 
 def test_every_engine_can_be_measured(tiny_bundle, engine):
@@ -174,20 +185,26 @@ def test_without_the_native_library_the_bandwidth_is_not_known(tiny_bundle, monk
 def test_the_buffer_of_the_bandwidth_is_no_part_of_the_memory(tiny_bundle, monkeypatch):
     seen = []
     monkeypatch.setattr("embernet.device.bench.read_bandwidth", lambda *_: seen.append("bandwidth"))
-    monkeypatch.setattr(PeakMemory, "sample", lambda self: seen.append("memory"))
+    monkeypatch.setattr(PeakMemory, "sample", lambda self, stage: seen.append("memory"))
     run_bench(str(tiny_bundle), repetitions=2, n_gen=1)
     assert Counter(seen) == {"memory": 1 + 3 * len(STAGES), "bandwidth": 1}
     assert seen[-1] == "bandwidth"
 
 
 def test_memory_is_the_most_that_was_seen(monkeypatch):
-    uses = iter([MemoryUse(5, 4, 3, 10), MemoryUse(9, 8, 1, 12), None])
+    uses = iter([MemoryUse(5, 4, 3, 10), MemoryUse(9, 8, 1, 12), MemoryUse(7, 6, 2, 12), None])
     monkeypatch.setattr("embernet.device.bench.memory_use", lambda: next(uses))
     memory = PeakMemory()
-    assert set(memory.to_dict().values()) == {None}
-    for _ in range(3):
-        memory.sample()
-    assert memory.to_dict() == {"peak_rss_bytes": 12, "peak_pss_bytes": 8, "anonymous_bytes": 3}
+    unknown = dict.fromkeys(("resident_bytes", "proportional_bytes", "anonymous_bytes"))
+    peaks = dict.fromkeys(("peak_rss_bytes", "peak_pss_bytes", "anonymous_bytes"))
+    stages = dict.fromkeys(("load", *STAGES), unknown)
+    assert memory.to_dict() == {**peaks, "stage_memory": stages}
+    for stage in ("load", "image", "image", "decode"):
+        memory.sample(stage)
+    stages["load"] = {"resident_bytes": 5, "proportional_bytes": 4, "anonymous_bytes": 3}
+    stages["image"] = {"resident_bytes": 9, "proportional_bytes": 8, "anonymous_bytes": 2}
+    peaks = {"peak_rss_bytes": 12, "peak_pss_bytes": 8, "anonymous_bytes": 3}
+    assert memory.to_dict() == {**peaks, "stage_memory": stages}
 
 
 def test_memory_of_this_process_is_plausible():
@@ -294,6 +311,15 @@ def test_other_conditions_are_said(result):
         ({"cpu_info": 3}, "cpu_info is missing or wrong .found 3, expected a text or null"),
         ({"kernel": None}, "kernel is missing or wrong"),
         ({"model": "tiny"}, "model is missing or wrong"),
+        ({"model": {"name": "\x1b[2J", "sha256": "0"}}, "model is missing or wrong"),
+        ({"valid": "yes"}, "valid is missing or wrong .found 'yes', expected true or false or null"),
+        ({"temperature_c": {"start": 40, "end": "hot", "max": 50}}, "temperature_c is missing or wrong"),
+        ({"throttled": {"now": [1], "occurred": [], "occurred_before": []}}, "throttled is missing or wrong"),
+        ({"course": {"at_s": [1]}}, "course is missing or wrong .*, expected an object of decode_start_s"),
+        ({"samples": {"decode_ns": [[float("inf")]]}}, "samples is missing or wrong"),
+        ({"cold_start": {}}, "cold_start is missing or wrong"),
+        ({"of_a_stranger": float("nan")}, "not JSON as the standard has it"),
+        ({"of_a_stranger": "\ud800"}, "not JSON as the standard has it"),
     ],
 )
 def test_a_broken_result_is_refused(result, tmp_path, change, message):
@@ -305,12 +331,39 @@ def test_a_broken_result_is_refused(result, tmp_path, change, message):
         read_result(path)
 
 
-@pytest.mark.parametrize("key", [*METRICS, "n_threads", "kernel", "cpu_info", "emulated", "n_gen", "model", "schema"])
+@pytest.mark.parametrize(
+    "key", [*METRICS.keys() - NEW, "n_threads", "kernel", "cpu_info", "emulated", "n_gen", "model", "schema"]
+)
 def test_a_result_that_lacks_something_is_refused(result, tmp_path, key):
     path = tmp_path / "before.json"
     path.write_text(json.dumps({k: v for k, v in result.items() if k != key}))
     with pytest.raises(InputError, match=key):
         read_result(path)
+
+
+def test_a_result_of_an_older_version_compares_and_what_it_lacks_is_unknown(result, tmp_path):
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps({key: value for key, value in result.items() if key not in NEW}))
+    before = read_result(path)
+    assert {before[key] for key in NEW} == {None}
+    assert compare_conditions(result | {"governor": "ondemand"}, before) == []
+    differences = {difference.metric: difference for difference in compare(result, before)}
+    assert differences["cold_start_ms"].verdict == "unknown"
+    assert differences["vision_ms"].verdict == "same"
+
+
+def test_a_run_that_is_not_valid_is_said(result):
+    spoilt = result | {"valid": False, "invalid_reasons": ["the board slowed itself down: throttled"]}
+    assert compare_conditions(result, spoilt) == [
+        "the run before is not valid (the board slowed itself down: throttled)"
+    ]
+    assert compare_conditions(spoilt, result) == ["this run is not valid (the board slowed itself down: throttled)"]
+
+
+def test_another_governor_is_said(result):
+    assert compare_conditions(result | {"governor": "powersave"}, result | {"governor": "ondemand"}) == [
+        "not the same governor ('powersave', before 'ondemand')"
+    ]
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -331,6 +384,43 @@ def test_emulated_times_do_not_look_measured(cli, tiny_bundle, monkeypatch):
     monkeypatch.setattr("embernet.device.bench.is_emulated", lambda: True)
     _, out, _ = cli("bench", "-m", tiny_bundle, *QUICK)
     assert "EMULATED" in out
+
+
+def test_a_throttled_run_is_shown_written_and_ends_with_1(cli, tiny_bundle, tmp_path, monkeypatch):
+    vcgencmd(tmp_path, "echo throttled=0x40004", monkeypatch)
+    path = tmp_path / "result.json"
+    code, out, err = cli("bench", "-m", tiny_bundle, *QUICK, "-o", path)
+    assert code == 1
+    assert "NOT VALID: the board slowed itself down: throttled\n" in out
+    assert "further token" in out
+    assert "throttled during the run" in out
+    one_sentence(err, "tiny: the run is not valid (the board slowed itself down: throttled)")
+    values = json.loads(path.read_text())
+    assert values["valid"] is False
+    assert values["throttled"] == {"now": ["throttled"], "occurred": ["throttled"], "occurred_before": ["throttled"]}
+    code, out, err = cli("bench", "-m", tiny_bundle, *QUICK, "--json")
+    assert (code, json.loads(out)["valid"], json.loads(err)["code"]) == (1, False, 1)
+
+
+def test_saved_results_are_shown_and_compared_without_measuring(cli, tiny_bundle, tmp_path, monkeypatch):
+    before, now = tmp_path / "before.json", tmp_path / "now.json"
+    measured = cli("bench", "-m", tiny_bundle, *QUICK, "-o", before)
+    cli("bench", "-m", tiny_bundle, *QUICK, "-o", now)
+    now.write_text(json.dumps(json.loads(now.read_text()) | {"valid": False, "invalid_reasons": ["too hot"]}))
+    monkeypatch.setattr("embernet.device.bench.run_bench", lambda *_, **__: pytest.fail("measured"))
+    assert cli("bench", "--from", before) == measured
+    code, out, err = cli("bench", "--from", now)
+    assert (code, err) == (0, "")
+    assert "NOT VALID: too hot\n" in out
+    code, out, err = cli("bench", "--compare", before, now)
+    assert code == 0
+    assert "NOT VALID: too hot\n" in out
+    assert f"against {before}\n" in out
+    assert err == "embernet: this run is not valid (too hot)\n"
+    values = json.loads(cli("bench", "--compare", before, now, "--json")[1])
+    assert values["against"]["path"] == str(before)
+    assert values["against"]["warnings"] == ["this run is not valid (too hot)"]
+    assert {key: value for key, value in values.items() if key != "against"} == json.loads(now.read_text())
 
 
 def test_json_and_nothing_else_on_stdout(cli, tiny_bundle):
@@ -378,6 +468,7 @@ def test_unknown_values_are_printed_and_compared(cli, tiny_bundle, tmp_path, mon
         (["--against", "{folder}/broken.json"], 3, "{folder}/broken.json: not readable as JSON"),
         (["--against", "{folder}/other.json"], 3, "{folder}/other.json: not a benchmark result"),
         (["-o", "{folder}"], 3, "{folder}: exists already and is not a file"),
+        (["--report", "{folder}"], 3, "{folder}: exists already and is not a file"),
         (["-o", "/dev/null"], 3, "/dev/null: exists already and is not a file"),
         (["--image", "nothing.png"], 3, "nothing.png: no such file"),
         (["-n", "1000"], 3, "tiny: the tokens do not fit the context"),
@@ -394,7 +485,25 @@ def test_errors_are_one_sentence(cli, tiny_bundle, tmp_path, arguments, code, st
     one_sentence(err, start.format(folder=tmp_path))
 
 
-@pytest.mark.parametrize("arguments", [["-r", "0"], ["-n", "0"], ["-p", "0"], ["-t", "0"], ["spark"]])
+@pytest.mark.parametrize("path", ["nothing.json", "{folder}/other.json"])
+@pytest.mark.parametrize("option", [["--from"], ["--compare", "{folder}/other.json"]])
+def test_saved_results_that_cannot_be_used(cli, tmp_path, option, path):
+    (tmp_path / "other.json").write_text('{"schema": "embernet.info/1"}')
+    code, out, err = cli("bench", *(word.format(folder=tmp_path) for word in (*option, path)))
+    assert (code, out) == (3, "")
+    one_sentence(err, "nothing.json" if option == ["--from"] and path == "nothing.json" else str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["-r", "0"], ["-n", "0"], ["-p", "0"], ["-t", "0"], ["spark"], ["--compare", "a.json"]),
+        ["--from", "a.json", "--compare", "a.json", "b.json"],
+        ["--from", "a.json", "--against", "b.json"],
+        ["--from", "a.json", "-m", "spark"],
+        ["--compare", "a.json", "b.json", "--cold-start"],
+    ],
+)
 def test_wrong_usage(cli, arguments):
     assert cli("bench", *arguments)[0] == 2
 

@@ -2,39 +2,41 @@
 
 import json as json_format
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embernet.cli.answers import choose_model
+from embernet.cli.bench_rows import (
+    Result,
+    board_rows,
+    difference_rows,
+    headline,
+    memory_rows,
+    reservations,
+    stage_rows,
+    start_rows,
+    workload,
+)
 from embernet.cli.options import HugepagesOption, JsonOption, ModelOption, QuietOption, SpinOption, ThreadsOption
-from embernet.cli.output import format_bytes, note, print_json, print_rows
-from embernet.errors import InputError
+from embernet.cli.output import note, print_json, print_rows, spinner
+from embernet.errors import EmbernetError, InputError
 
 if TYPE_CHECKING:
     from embernet.device.comparison import Difference
 
 _PROGRESS_AFTER_SECONDS = 2
-# What the metrics of a comparison are called, and their units.
-_METRICS = {
-    "load_ms": ("load", "ms"),
-    "preprocess_ms": ("preprocess", "ms"),
-    "vision_ms": ("image", "ms"),
-    "prefill_tokens_per_second": ("prefill", "ts"),
-    "time_to_first_token_ms": ("first token", "ms"),
-    "decode_tokens_per_second": ("decode", "ts"),
-    "weight_bandwidth_bytes_per_second": ("weight bandwidth", "B/s"),
-    "peak_rss_bytes": ("peak resident", "bytes"),
-    "peak_pss_bytes": ("peak proportional", "bytes"),
-    "anonymous_bytes": ("anonymous", "bytes"),
-}
+# What goes with a saved result; everything else says how to measure.
+_OF_SAVED_RESULTS = {"saved", "compare", "report", "json", "quiet"}
 
 
 def bench(
+    context: typer.Context,
     model: ModelOption = None,
     threads: ThreadsOption = None,
     hugepages: HugepagesOption = False,
@@ -52,29 +54,62 @@ def bench(
     image: Annotated[str | None, typer.Option("--image", help="Image to look at. Default: one made in memory.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result here too, as JSON.")] = None,
     against: Annotated[Path | None, typer.Option("--against", help="Compare with this earlier result.")] = None,
+    cold_start: Annotated[
+        bool,
+        typer.Option("--cold-start", help="First time fresh processes, with the bundle on the disk and in memory."),
+    ] = False,
+    saved: Annotated[
+        Path | None,
+        typer.Option("--from", envvar="EMBERNET_FROM", help="Show this saved result instead of measuring."),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="BEFORE NOW",
+            help="Compare two saved results, the earlier one first, instead of measuring.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write a page with figures here, as HTML; needs matplotlib.")
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure how fast a bundle runs on this machine and how much memory that takes.
 
     A round is an image, a prefill and an answer; the numbers are medians over the rounds. docs/benchmarking.md
-    defines each.
+    defines each. A run in which the board throttled or swapped is not valid, and ends with exit code 1.
 
     \b
     Examples:
-      embernet bench
+      embernet bench --cold-start
       embernet bench -m model.ember -t 4 -r 10 -o before.json
-      embernet bench -m model.ember -t 4 -r 10 --against before.json
+      embernet bench -m model.ember -t 4 -r 10 --against before.json --report report.html
+      embernet bench --compare before.json after.json --report report.html
       embernet bench --json | jq .decode_tokens_per_second
     """
-    if output is not None and output.exists() and not output.is_file():
-        raise InputError(f"{output}: exists already and is not a file")
-    from embernet.device.bench import SCHEMA, STAGES, run_bench
-    from embernet.device.comparison import compare, compare_conditions, read_result
+    for path in (output, report):
+        if path is not None and path.exists() and not path.is_file():
+            raise InputError(f"{path}: exists already and is not a file")
+    if report is not None:
+        _require_pictures()
+    from embernet.device.bench_result import read_result
 
-    before = None if against is None else read_result(against)
+    shown = saved if compare is None else compare[1]
+    if shown is not None:
+        _refuse_measuring(context, both=saved is not None and compare is not None)
+        before = None if compare is None else (str(compare[0]), read_result(compare[0]))
+        result = read_result(shown)
+        _show(result, before, json, quiet)
+        if report is not None:
+            _write_report(report, result, before, quiet)
+        return
+    from embernet.device.bench import count_steps, run_bench
+
+    before = None if against is None else (str(against), read_result(against))
     name = choose_model(model, quiet)
-    with _late_progress((repetitions + 1) * len(STAGES), quiet) as advance:
+    with _late_progress(count_steps(repetitions, cold_start), quiet) as advance:
         result = run_bench(
             name,
             threads=threads,
@@ -84,24 +119,21 @@ def bench(
             n_gen=n_gen,
             repetitions=repetitions,
             image=image,
+            cold_start=cold_start,
             progress=advance,
         )
-    differences = [] if before is None else compare(result, before)
-    warnings = [] if before is None else compare_conditions(result, before)
-    for warning in warnings:
-        note(warning, quiet)
-    if json:
-        ratios = {difference.metric: difference.ratio for difference in differences}
-        comparison = {"against": {"path": str(against), "ratios": ratios, "warnings": warnings}}
-        print_json(SCHEMA, result | ({} if before is None else comparison))
-    else:
-        _print(result)
-        if before is not None:
-            _print_differences(differences, str(against))
+    _show(result, before, json, quiet)
     if output is not None:
         from embernet.checkpoints import write_text
 
         write_text(output, json_format.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if report is not None:
+        _write_report(report, result, before, quiet)
+    if not result["valid"]:
+        raise EmbernetError(
+            f"{result['model']['name']}: the run is not valid ({'; '.join(result['invalid_reasons'])})",
+            hint="again, once the board is cool, well powered and has memory free",
+        )
 
 
 @contextmanager
@@ -126,59 +158,63 @@ def _late_progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
             typer.echo(f"\r{'':14}\r", err=True, nl=False)
 
 
-def _print(r: Mapping[str, Any]) -> None:
-    typer.echo(
-        f"{r['model']['name']}: {format_bytes(r['model_size'])}, {r['model_n_params']:,} parameters; "
-        f"{r['cpu_info'] or 'processor not known'}, threads {r['n_threads']}, kernels {r['kernel']}"
-    )
-    if r["emulated"]:
-        typer.echo("EMULATED: these are not the times of a real processor")
-    typer.echo(f"{r['n_image']} image + {r['n_prompt']} prompt + {r['n_gen']} new tokens, rounds {r['repetitions']}")
+def _refuse_measuring(context: typer.Context, both: bool) -> None:
+    """Usage error if a saved result is asked for together with something that only a measurement obeys."""
+    if both:
+        raise typer.BadParameter("choose one of --from and --compare")
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in _OF_SAVED_RESULTS:
+            raise typer.BadParameter(f"{parameter.opts[-1]} is for measuring, --from and --compare show saved results")
+
+
+def _require_pictures() -> None:
+    """MissingExtraError without matplotlib. It is not imported yet: its memory would be counted as the model's."""
+    if find_spec("matplotlib") is None:
+        import embernet.plots.figure  # noqa: F401  (says how to install it)
+
+
+def _show(result: Result, before: tuple[str, Result] | None, json: bool, quiet: bool) -> None:
+    """Print a result, and how it compares with another one, whose name is given."""
+    from embernet.device.bench_result import SCHEMA
+    from embernet.device.comparison import compare, compare_conditions
+
+    differences = [] if before is None else compare(result, before[1])
+    warnings = [] if before is None else compare_conditions(result, before[1])
+    for warning in warnings:
+        note(warning, quiet)
+    if json:
+        ratios = {difference.metric: difference.ratio for difference in differences}
+        comparison = {} if before is None else {"against": {"path": before[0], "ratios": ratios, "warnings": warnings}}
+        print_json(SCHEMA, dict(result) | comparison)
+        return
+    _print(result)
+    if before is not None:
+        _print_differences(differences, before[0])
+
+
+def _write_report(path: Path, result: Result, before: tuple[str, Result] | None, quiet: bool) -> None:
+    with spinner("drawing", quiet):
+        from embernet.checkpoints import write_text
+        from embernet.cli.bench_page import report_page
+
+        write_text(path, report_page(result, before))
+    note(f"wrote {path}", quiet)
+
+
+def _print(r: Result) -> None:
+    typer.echo(headline(r))
+    for line in reservations(r):
+        typer.echo(line)
+    typer.echo(workload(r))
     typer.echo(f"  {'':17}{'median':>12}{'p90':>12}")
-    prefill, decode = (_format(r[f"{name}_tokens_per_second"], "ts") for name in ("prefill", "decode"))
-    for label, name, rate in (
-        ("load", "load", ""),
-        ("preprocess", "preprocess", ""),
-        ("image", "vision", ""),
-        ("prefill", "prefill", prefill),
-        ("first token", "time_to_first_token", ""),
-        ("further token", "token", decode),
-    ):
-        p90 = _format(r[f"{name}_p90_ms"], "ms") if f"{name}_p90_ms" in r else ""
-        typer.echo(f"  {label:<17}{_format(r[f'{name}_ms'], 'ms'):>12}{p90:>12}  {rate:>16}".rstrip())
-    share = ""
-    if r["weight_bandwidth_share"] is not None:
-        share = (
-            f", {r['weight_bandwidth_share']:.1%} of {_format(r['read_bandwidth_bytes_per_second'], 'B/s')} "
-            f"({r['read_bandwidth_source']} of {format_bytes(r['read_bandwidth_size_bytes'])})"
-        )
-    print_rows(
-        [
-            ("weights per token", format_bytes(r["decode_weight_bytes"])),
-            ("weight bandwidth", _format(r["weight_bandwidth_bytes_per_second"], "B/s") + share),
-            ("peak resident", _format(r["peak_rss_bytes"], "bytes")),
-            ("peak proportional", _format(r["peak_pss_bytes"], "bytes")),
-            ("anonymous", _format(r["anonymous_bytes"], "bytes")),
-        ],
-        indent=2,
-    )
+    for label, median, p90, rate in stage_rows(r):
+        typer.echo(f"  {label:<17}{median:>12}{p90:>12}  {rate:>16}".rstrip())
+    print_rows([*memory_rows(r), *start_rows(r), *board_rows(r)], indent=2)
 
 
 def _print_differences(differences: "list[Difference]", path: str) -> None:
     typer.echo(f"against {path}")
     typer.echo(f"  {'':20}{'now':>16}{'before':>16}{'ratio':>8}")
-    for difference in differences:
-        label, unit = _METRICS[difference.metric]
-        ratio = "" if difference.ratio is None else f"{difference.ratio:.2f}"
-        now, before = (_format(value, unit) for value in (difference.now, difference.before))
-        typer.echo(f"  {label:<20}{now:>16}{before:>16}{ratio:>8}  {difference.verdict}")
-
-
-def _format(value: float | None, unit: str) -> str:
-    """A figure with its unit: three digits and more of it."""
-    if value is None:
-        return "unknown"
-    if unit in ("bytes", "B/s"):
-        return format_bytes(value) + ("/s" if unit == "B/s" else "")
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f} {'tokens/s' if unit == 'ts' else unit}"
+    for label, now, before, ratio, verdict in difference_rows(differences):
+        typer.echo(f"  {label:<20}{now:>16}{before:>16}{ratio:>8}  {verdict}")
