@@ -14,7 +14,7 @@ except ImportError:
         "pictures need matplotlib, which is not installed", hint="pip install 'embernet[plot]'"
     ) from None
 
-__all__ = ["COLORS", "Figure", "Rectangle", "new_figure", "require_picture_name", "save_figure"]
+__all__ = ["COLORS", "Figure", "Rectangle", "new_figure", "rc_context", "require_picture_name", "save_figure"]
 
 # Okabe and Ito's colors, which are told apart with every kind of color vision, and two greys.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000", "#999999", "#555555")
