@@ -62,6 +62,8 @@ _IN_ORDER = {  # Cortex-A53, with LPDDR2 of 32 bits
     "central": Assumptions(cpi=1.5, efficiency=0.85, gigabytes_per_second=2.0),
     "slow": Assumptions(cpi=2.25, efficiency=0.75, gigabytes_per_second=1.3),
 }
+CORES = 4  # of every one of them
+PI_ZERO_2_W = Speed(1.0, "neon", **_IN_ORDER)
 _UNCALIBRATED = "speed and free memory are judgement, not measured on this board"
 
 _BOARDS = (
@@ -69,18 +71,18 @@ _BOARDS = (
         name="pi-zero-2-w",
         title="Raspberry Pi Zero 2 W",
         cpu="Cortex-A53",
-        cores=4,
+        cores=CORES,
         installed_bytes=512 * _MB,
         # Of 512 MB the GPU takes 64 and the kernel 37; systemd and what Raspberry Pi OS Lite starts the rest.
         available_bytes=300 * _MB,
-        speed=Speed(1.0, "neon", **_IN_ORDER),
+        speed=PI_ZERO_2_W,
         note=_UNCALIBRATED,
     ),
     Board(
         name="pi-3",
         title="Raspberry Pi 3 Model B",
         cpu="Cortex-A53",
-        cores=4,
+        cores=CORES,
         installed_bytes=1024 * _MB,
         available_bytes=700 * _MB,
         speed=Speed(1.2, "neon", **_IN_ORDER),
@@ -90,7 +92,7 @@ _BOARDS = (
         name="pi-4",
         title="Raspberry Pi 4 Model B",
         cpu="Cortex-A72",
-        cores=4,
+        cores=CORES,
         installed_bytes=2048 * _MB,
         available_bytes=1600 * _MB,
         speed=Speed(
@@ -106,7 +108,7 @@ _BOARDS = (
         name="pi-5",
         title="Raspberry Pi 5",
         cpu="Cortex-A76",
-        cores=4,
+        cores=CORES,
         installed_bytes=2048 * _MB,
         available_bytes=1600 * _MB,
         speed=Speed(
