@@ -51,7 +51,7 @@ class Board:
     title: str
     cpu: str
     cores: int
-    installed_bytes: int | None
+    memory_bytes: int | None
     available_bytes: int | None
     speed: Speed | None
     note: str
@@ -72,7 +72,7 @@ _BOARDS = (
         title="Raspberry Pi Zero 2 W",
         cpu="Cortex-A53",
         cores=CORES,
-        installed_bytes=512 * _MB,
+        memory_bytes=512 * _MB,
         # Of 512 MB the GPU takes 64 and the kernel 37; systemd and what Raspberry Pi OS Lite starts the rest.
         available_bytes=300 * _MB,
         speed=PI_ZERO_2_W,
@@ -83,7 +83,7 @@ _BOARDS = (
         title="Raspberry Pi 3 Model B",
         cpu="Cortex-A53",
         cores=CORES,
-        installed_bytes=1024 * _MB,
+        memory_bytes=1024 * _MB,
         available_bytes=700 * _MB,
         speed=Speed(1.2, "neon", **_IN_ORDER),
         note=f"{_UNCALIBRATED}; the B+ has 1.4 GHz, the A+ 512 MB",
@@ -93,7 +93,7 @@ _BOARDS = (
         title="Raspberry Pi 4 Model B",
         cpu="Cortex-A72",
         cores=CORES,
-        installed_bytes=2048 * _MB,
+        memory_bytes=2048 * _MB,
         available_bytes=1600 * _MB,
         speed=Speed(
             1.5,
@@ -109,7 +109,7 @@ _BOARDS = (
         title="Raspberry Pi 5",
         cpu="Cortex-A76",
         cores=CORES,
-        installed_bytes=2048 * _MB,
+        memory_bytes=2048 * _MB,
         available_bytes=1600 * _MB,
         speed=Speed(
             2.4,
@@ -146,13 +146,13 @@ def host_board(root: Path = _ROOT) -> Board:
     memory = meminfo(root)
     installed, available = memory.get("MemTotal"), memory.get("MemAvailable")
     if known is not None:
-        return replace(known, installed_bytes=installed, available_bytes=available)
+        return replace(known, memory_bytes=installed, available_bytes=available)
     return Board(
         name=HOST,
         title=system_text(root / "proc/device-tree/model") or "this machine",
         cpu=cpu_name(root) or "not known",
         cores=physical_cores(root),
-        installed_bytes=installed,
+        memory_bytes=installed,
         available_bytes=available,
         speed=None,
         note="speed is not estimated here: embernet bench measures it",

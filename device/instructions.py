@@ -19,6 +19,16 @@ _PER_UNIT = {
         "values": 8.5,
         "operators": 25_000.0,
     },
+    "neon_dot": {
+        "int8": 0.112,
+        "ternary": 0.11,
+        "single": 0.205,
+        "floats": 0.48,
+        "inputs": 5.9,
+        "outputs": 4.9,
+        "values": 8.5,
+        "operators": 25_000.0,
+    },
 }
 # Preparing an image of the size that the model wants: in all, and per value of its pixels.
 _PREPROCESS = (1_350_000, 88.7)
