@@ -9,6 +9,8 @@ from embernet.runtime.available_memory import available_bytes
 from embernet.runtime.pipelines.shape import MemoryNeed, Shape
 
 SHORT_PROMPT = 20  # text tokens
+# What Linux counts besides: page tables, the heap's gaps, the few pages of files that are in use at any moment.
+_RESERVE_BYTES = 6_000_000
 # A sequence that takes less than this is begun without a look at /proc.
 _SMALL_BYTES = 4 * 2**20
 
@@ -24,9 +26,9 @@ def check_before_loading(name: str, shape: Shape, context: int | None, copied_by
         return ()
     need, shortest = shape.memory(), shape.num_image_tokens + SHORT_PROMPT
     positions = shortest if context is None else context
-    needed = copied_bytes + need.anonymous(positions, min(positions, shortest))
+    needed = copied_bytes + _RESERVE_BYTES + need.anonymous(positions, min(positions, shortest))
     if needed > available:
-        room = available - copied_bytes - need.sessions
+        room = available - copied_bytes - _RESERVE_BYTES - need.sessions
         most = min(need.positions_within(room, shortest), positions) if room >= need.image else 0
         raise OutOfMemoryError(
             f"{name}: does not fit in memory with {positions} positions "
