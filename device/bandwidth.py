@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embernet.device.cpu import last_level_cache_bytes
-from embernet.device.memory import available_bytes
+from embernet.runtime.available_memory import available_bytes
 from embernet.runtime.native_library import memory_reader
 
 BUFFER_BYTES = 256 * 2**20

@@ -1,11 +1,13 @@
-"""Memory of this process, as Linux counts it."""
+"""Memory of this machine and of this process, as Linux counts it."""
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_KB = 1024
+from embernet.runtime.available_memory import kilobyte_fields, meminfo
+
+__all__ = ["MemoryUse", "meminfo", "memory_use", "read_into_page_cache"]
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,11 @@ class MemoryUse:
 
 def memory_use() -> MemoryUse | None:
     """What this process uses now; None where /proc does not tell."""
-    status = _fields(Path("/proc/self/status"))
-    rollup = _fields(Path("/proc/self/smaps_rollup"))
+    status = kilobyte_fields(Path("/proc/self/status"))
+    rollup = kilobyte_fields(Path("/proc/self/smaps_rollup"))
     if not {"VmRSS", "VmHWM"} <= status.keys() or not {"Pss", "Anonymous"} <= rollup.keys():
         return None
     return MemoryUse(status["VmRSS"], rollup["Pss"], rollup["Anonymous"], status["VmHWM"])
-
-
-def available_bytes() -> int | None:
-    """Memory that this machine can still give out without swapping; None where /proc does not tell."""
-    return meminfo().get("MemAvailable")
-
-
-def meminfo(root: Path = Path("/")) -> dict[str, int]:
-    """Bytes by name: "MemTotal", "MemAvailable", "SwapTotal"; empty where /proc does not tell."""
-    return _fields(root / "proc/meminfo")
 
 
 def swapped_out_bytes(root: Path = Path("/")) -> int | None:
@@ -56,13 +48,3 @@ def read_into_page_cache(paths: Iterable[Path]) -> None:
         with path.open("rb") as file:
             while file.read(2**20):
                 pass
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Lines like `VmRSS:  1234 kB` as bytes by name."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return {}
-    parts = (line.split() for line in lines)
-    return {p[0].rstrip(":"): int(p[1]) * _KB for p in parts if len(p) == 3 and p[2] == "kB"}

@@ -1,6 +1,6 @@
 """The registry of model families: the only place that switches on a family's name.
 
-A family is six parts, each named here as `module:attribute` and imported when first asked for, so that
+A family is seven parts, each named here as `module:attribute` and imported when first asked for, so that
 looking a family up costs nothing and the runtime never pulls in torch.
 """
 
@@ -23,6 +23,7 @@ class Family:
     checkpoint: reader of every published form of the family's checkpoints.
     parameters: exact parameter counts of a configuration.
     graphs: builder of the family's ONNX graphs.
+    shape: sizes, work and memory of a bundle, from its manifest alone.
     pipeline: drives those graphs in the runtime.
     """
 
@@ -32,6 +33,7 @@ class Family:
     checkpoint: str
     parameters: str
     graphs: str
+    shape: str
     pipeline: str
 
     def part(self, part: str) -> Any:
@@ -50,6 +52,7 @@ _FAMILIES = {
             checkpoint="embernet.models.embernet.checkpoint:read_checkpoint",
             parameters="embernet.models.embernet.parameters:count_parameters",
             graphs="embernet.export.graphs.embernet:build_graphs",
+            shape="embernet.runtime.pipelines.embernet_shape:EmberNetShape",
             pipeline="embernet.runtime.pipelines.embernet:EmberNetPipeline",
         ),
     ]

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from embernet.errors import BundleError, InputError
 from embernet.families import get_family
 from embernet.runtime.answer import Answer, EncodedImage, Timings
-from embernet.runtime.bundle import DEFAULT_MODEL, TOKENIZER_FILE, Bundle, open_bundle
+from embernet.runtime.bundle import DEFAULT_MODEL, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, open_bundle
 from embernet.runtime.generation import generate
 from embernet.runtime.hugepages import require_huge_pages
 from embernet.runtime.image import ImageSource, load_image, preprocess
+from embernet.runtime.memory_check import check_before_loading
 from embernet.runtime.pipelines.base import Context, Pipeline
 from embernet.runtime.sampling import Sampler, Sampling, require_whole
 from embernet.runtime.session import EngineOptions
@@ -72,7 +73,7 @@ def load(
     threads: of the engine, None = one per core. context: most positions of a sequence, None = all the model knows.
     hugepages: copy the weights into huge pages, for servers: a second copy in memory, read somewhat faster.
     spin: let threads wait for each other without sleeping: faster on a machine with nothing else to do, else slower.
-    BundleError if there is no such bundle, or it is broken or too new.
+    BundleError if there is no such bundle, or it is broken or too new; OutOfMemoryError if it does not fit in memory.
     """
     started = time.perf_counter()
     if threads is not None:
@@ -87,18 +88,29 @@ def load(
         family = get_family(bundle.manifest.family)
     except InputError as error:
         raise BundleError(f"{bundle.path}: {error}", hint="pip install --upgrade embernet") from None
+    copied_bytes = int(bundle.manifest.files[WEIGHTS_FILE]["bytes"]) if hugepages else 0
+    warnings = check_before_loading(bundle.manifest.name, family.part("shape")(bundle), context, copied_bytes)
     pipeline = family.part("pipeline")(bundle, EngineOptions(threads, hugepages, spin))
-    return Model(bundle, pipeline, context or longest, load_ms=(time.perf_counter() - started) * 1e3)
+    return Model(bundle, pipeline, context or longest, (time.perf_counter() - started) * 1e3, warnings)
 
 
 class Model:
     """Made by `load`. Not for use from several threads at once."""
 
-    def __init__(self, bundle: Bundle, pipeline: Pipeline, context_length: int, load_ms: float) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        pipeline: Pipeline,
+        context_length: int,
+        load_ms: float,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        """warnings: what its user should know before anything is asked."""
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.context_length = context_length
         self.load_ms = load_ms
+        self.warnings = warnings
         self._pipeline = pipeline
         self._codec: TextCodec | None = None
         self._features: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
@@ -218,7 +230,7 @@ class Model:
     @property
     def decode_weight_bytes(self) -> int:
         """Bytes of weights that a token of an answer needs: of the experts, only those that work on it."""
-        return self._pipeline.decode_weight_bytes()
+        return self._pipeline.shape.decode_weight_bytes
 
     def encode_pixels(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """pixel_values (N, 3, S, S) -> features (N, I, H): what `encode` does with an image it has not seen before."""

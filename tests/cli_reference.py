@@ -27,7 +27,8 @@ the environment as `EMBERNET_` and its name (`EMBERNET_MODEL`, `EMBERNET_THREADS
 | 2 | wrong usage |
 | 3 | an image, a question, a checkpoint or a configuration cannot be used |
 | 4 | a bundle is missing, broken or too new |
-| 6 | a package of an extra is missing |
+| 5 | something does not fit in memory |
+| 6 | a package of an extra is missing, or the system has only 32 bits |
 | 7 | something had to be fetched and could not be |
 | 130 | interrupted; what was written is kept |
 

@@ -7,8 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from embernet.device.boards import PI_ZERO_2_W
 from embernet.device.emulation import guest, icount, machine
-from embernet.device.emulation.estimate import CENTRAL, FAST, SLOW, estimate
+from embernet.device.estimate import estimate, estimate_range
 from embernet.errors import EmbernetError, MissingExtraError
 from embernet.runtime.bundle import WEIGHTS_FILE, file_sha256, open_bundle
 
@@ -56,12 +57,15 @@ def test_a_profile_is_summed_per_run_and_operator():
 
 
 def test_the_slower_side_of_an_estimate_counts():
-    token = estimate(100, 88.3, threads=4, assumed=CENTRAL)
+    central = PI_ZERO_2_W.central
+    token = estimate(100, 88.3, threads=4, clock_ghz=1, assumed=central)
     assert token.compute_ms == pytest.approx(100 * 1.5 / (4 * 0.85))
     assert token.ms == token.memory_ms == pytest.approx(44.15)
-    assert estimate(1000, 88.3, 4, CENTRAL).ms == pytest.approx(1000 * 1.5 / 3.4)
-    assert estimate(1000, 0, 1, CENTRAL).ms == 1500
-    assert estimate(100, 88.3, 4, FAST).ms < token.ms < estimate(100, 88.3, 4, SLOW).ms
+    assert estimate(1000, 88.3, 4, 1, central).ms == pytest.approx(1000 * 1.5 / 3.4)
+    assert estimate(1000, 0, 1, 2, central).ms == 750
+    time = estimate_range(100, 88.3, 4, PI_ZERO_2_W)
+    assert time.central == token
+    assert time.fast.ms < token.ms < time.slow.ms
 
 
 def test_three_percent_more_instructions_are_a_regression():

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from embernet.device.boards import CORES, PI_ZERO_2_W
 from embernet.device.dynamic_int8 import quantize_vision
 from embernet.device.emulation import guest, machine
-from embernet.device.emulation.estimate import CENTRAL, CORES, FAST, SLOW, estimate
+from embernet.device.estimate import estimate_range
 from embernet.errors import EmbernetError
 from embernet.runtime import load
 from embernet.runtime.bundle import WEIGHTS_FILE, Bundle, file_sha256, open_bundle
@@ -162,10 +163,11 @@ def tables(kept: Mapping[str, Any]) -> str:
         lines += [f"**{name}**: {about}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for stage, millions in entry["millions"].items():
             megabytes, used = entry["megabytes"][stage], 1 if stage == "preprocess" else threads
-            fast, central, slow = (estimate(millions, megabytes, used, assumed) for assumed in (FAST, CENTRAL, SLOW))
+            time = estimate_range(millions, megabytes, used, PI_ZERO_2_W)
+            likely = time.central
             lines.append(
-                f"| {stage} | {millions:,.1f} | {megabytes:.1f} | {_ms(central.compute_ms)} | {_ms(central.memory_ms)} "
-                f"| {_ms(central.ms)} ({_ms(fast.ms)} to {_ms(slow.ms)}) |"
+                f"| {stage} | {millions:,.1f} | {megabytes:.1f} | {_ms(likely.compute_ms)} | {_ms(likely.memory_ms)} "
+                f"| {_ms(likely.ms)} ({_ms(time.fast.ms)} to {_ms(time.slow.ms)}) |"
             )
         lines.append("")
     return "\n".join(lines)

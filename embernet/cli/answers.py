@@ -25,7 +25,10 @@ def load_model(name: str | None, quiet: bool, **options: Any) -> "Model":
 
     chosen = choose_model(name, quiet)
     with spinner(f"loading {chosen}", quiet):
-        return load(chosen, **options)
+        model = load(chosen, **options)
+    for warning in model.warnings:
+        note(warning, quiet)
+    return model
 
 
 def choose_model(name: str | None, quiet: bool) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+WIDTH = 80  # of a terminal, for what is made of sentences
+
 
 def print_json(schema: str, values: dict[str, Any], pretty: bool = True) -> None:
     """Print one JSON object on stdout, its schema first. NaN and infinity are refused: they are not JSON."""

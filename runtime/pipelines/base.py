@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embernet.runtime.pipelines.shape import Shape
+
 
 @dataclass(frozen=True)
 class Step:
@@ -38,16 +40,17 @@ class Pipeline(Protocol):
     """One loaded model of a family."""
 
     @property
+    def shape(self) -> Shape:
+        """What was known of it before it was loaded."""
+        ...
+
+    @property
     def features_shape(self) -> tuple[int, int]:
         """(I, H) of one image's features."""
         ...
 
     def encode(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """pixel_values (N, 3, S, S) -> image_features (N, I, H)."""
-        ...
-
-    def decode_weight_bytes(self) -> int:
-        """Bytes of weights that a token of an answer needs: of the experts, only those that work on it."""
         ...
 
     def new_context(self, capacity: int) -> Context:

@@ -1,43 +1,26 @@
 """The EmberNet pipeline: vision, embedding and decoder graphs, and a key/value cache that is bound in place."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from embernet.errors import BundleError, InputError, OutOfMemoryError
 from embernet.runtime.bundle import GRAPH_FILES, WEIGHTS_FILE, Bundle
-from embernet.runtime.packing import int8_shape, ternary_shape
+from embernet.runtime.memory_check import check_sequence
 from embernet.runtime.pipelines.base import Step
+from embernet.runtime.pipelines.embernet_shape import EmberNetShape
 from embernet.runtime.release import trim_heap
 from embernet.runtime.session import FLOAT, INT64, EngineOptions, Graph
-
-MAX_SIZE = 2**20  # of any dimension
-MAX_LAYERS = 4096
-
-
-def _size(bundle: Bundle, key: str, high: int = MAX_SIZE) -> int:
-    """A size from the configuration; BundleError unless it is a whole number from 1 to high."""
-    value = bundle.manifest.config.get(key)
-    if type(value) is not int or not 1 <= value <= high:
-        raise BundleError(f"{bundle.path}: config.{key} must be a whole number from 1 to {high} (found {value!r:.80})")
-    return value
 
 
 class EmberNetPipeline:
     def __init__(self, bundle: Bundle, engine: EngineOptions) -> None:
-        def size(key: str, high: int = MAX_SIZE) -> int:
-            return _size(bundle, key, high)
-
-        self._bundle = bundle
-        self.hidden_size = size("hidden_size")
-        self.features_shape = (size("num_image_tokens"), self.hidden_size)
-        self.vocab_size = bundle.manifest.vocab_size
-        self.num_layers = size("num_layers", MAX_LAYERS)
-        self.num_kv_heads = size("num_kv_heads")
-        self.num_experts_per_tok = size("num_experts_per_tok")
-        self.head_dim = self.hidden_size // size("num_attention_heads")
-        self.num_experts = size("num_experts")
+        self.shape = EmberNetShape(bundle)
+        self.name, self.memory = bundle.manifest.name, self.shape.memory()
+        self.hidden_size, self.vocab_size = self.shape.hidden_size, self.shape.vocab_size
+        self.features_shape = (self.shape.num_image_tokens, self.hidden_size)
+        self.num_layers, self.head_dim = self.shape.num_layers, self.shape.head_dim
+        self.num_kv_heads = self.shape.num_kv_heads
+        self.num_experts, self.num_experts_per_tok = self.shape.num_experts, self.shape.num_experts_per_tok
         if len(bundle.manifest.experts) != self.num_experts:
             raise BundleError(
                 f"{bundle.path}: names {len(bundle.manifest.experts)} experts, but has {self.num_experts}"
@@ -91,32 +74,6 @@ class EmberNetPipeline:
         trim_heap()
         return features
 
-    def decode_weight_bytes(self) -> int:
-        """Bytes of weights that a token of an answer needs, as `weights.bin` holds them.
-
-        One row of the embedding; in each layer the attention, the router, the chosen experts and the shared one; the
-        head. Rotary tables, the cache, and the padding between experts are not counted.
-        """
-
-        def bit_linear(out_features: int, in_features: int) -> int:
-            """The packed matrix, the weights of its norm, its scale."""
-            return math.prod(ternary_shape(out_features, in_features)) + 4 * in_features + 4
-
-        bundle, config = self._bundle, self._bundle.manifest.config
-        H, V, F = self.hidden_size, self.vocab_size, _size(bundle, "intermediate_size")
-        kv = self.num_kv_heads * self.head_dim
-        attention = 2 * bit_linear(H, H) + 2 * bit_linear(kv, H)
-        hidden_norm = 4 * (F if config.get("expert_norm") else 1)
-        expert = 2 * bit_linear(F, H) + bit_linear(H, F) + hidden_norm
-        router = 4 * self.num_experts * (H + 1)
-        experts = self.num_experts_per_tok + bool(config.get("use_shared_expert"))
-        layer = attention + router + experts * expert + 2 * 4 * H
-        if bundle.manifest.precision.get("embedding") == "int8":
-            row, head = H + 4, math.prod(int8_shape(V, H)) + 4 * V
-        else:
-            row, head = 4 * H, 4 * V * H
-        return row + self.num_layers * layer + 4 * H + head
-
     def new_context(self, capacity: int) -> "EmberNetContext":
         return EmberNetContext(self, capacity)
 
@@ -155,6 +112,9 @@ class EmberNetContext:
         total = self._length + T
         if total > self.capacity:
             raise InputError(f"the context holds {self.capacity} positions, {total} are needed")
+        is_prefill = T > 1  # needs far more working memory than the steps that follow
+        if is_prefill:
+            check_sequence(p.name, p.memory, self._length, self.capacity, T)
         # The steps of an answer are all alike: what they read and write is bound once.
         if (num_image, T, keep) != self._bound_sizes:
             self._bind(num_image, T, keep)
@@ -164,7 +124,6 @@ class EmberNetContext:
         self._embedding.run()
         self._mask[:, self._length : total] = 1
         self._mask[:, total:] = 0  # a longer run may have failed before
-        is_prefill = T > 1  # needs far more working memory than the steps that follow
         self._decoder.run(shrink=is_prefill)
         if is_prefill:
             trim_heap()
