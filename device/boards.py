@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from embernet.device.cpu import cpu_name, physical_cores, system_text
-from embernet.device.memory import meminfo
 from embernet.errors import InputError
+from embernet.runtime.available_memory import meminfo
 
 HOST = "host"
 _ROOT = Path("/")

@@ -17,9 +17,8 @@ from typing import Any
 from embernet.device.boards import detect_board
 from embernet.device.cpu import cpu_name, is_emulated, system_text
 from embernet.device.health import Health, read_health
-from embernet.device.memory import meminfo
 from embernet.errors import InputError, MissingExtraError
-from embernet.runtime.available_memory import available_bytes
+from embernet.runtime.available_memory import available_bytes, meminfo
 from embernet.runtime.bundle import model_folder
 from embernet.runtime.native_library import FUNCTION_BODIES, find_library, isa_in_use
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embernet.device.cpu import system_text
-from embernet.device.memory import meminfo
+from embernet.runtime.available_memory import meminfo
 
 _ROOT = Path("/")
 _TIMEOUT_S = 2.0

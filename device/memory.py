@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from embernet.runtime.available_memory import kilobyte_fields, meminfo
-
-__all__ = ["MemoryUse", "meminfo", "memory_use", "read_into_page_cache"]
+from embernet.runtime.available_memory import kilobyte_fields
 
 
 @dataclass(frozen=True)
