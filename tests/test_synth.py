@@ -191,7 +191,7 @@ def test_printed_text_is_marked_character_by_character() -> None:
         marks = sorted(drawing.marks, key=lambda mark: mark.x)
         assert "".join(mark.name for mark in marks) == text
         assert [mark.size for mark in marks] == [*PLACES[: len(text)]]
-        assert {mark.word for mark in marks} == {"" if text.isdigit() else text}
+        assert {mark.role for mark in marks} == {"" if text.isdigit() else text}
 
 
 def test_a_mark_moves_with_what_it_marks() -> None:

@@ -2,22 +2,20 @@
 
 import copy
 import dataclasses
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from tokenizers.decoders import DecodeStream
 
 from embernet.checkpoints import open_checkpoint
-from embernet.data.scores import total
-from embernet.data.splits import SPLITS
-from embernet.data.synth.drawing import DESCRIBE, Drawing
-from embernet.data.synth.shapes import COUNTS
-from embernet.data.synth.version_1 import ATTRIBUTES, corpus, draw
-from embernet.data.tokenizer import BOS, EOS, IMAGE, PAD, SPECIAL_TOKENS, UNKNOWN, build_tokenizer
+from embernet.data.scores import items_of, total
+from embernet.data.synth import ATTRIBUTES, corpus
+from embernet.data.synth.drawing import Question, Text
+from embernet.data.tokenizer import BOS, EOS, IMAGE, PAD, UNKNOWN, build_tokenizer
 from embernet.errors import InputError
 from embernet.families import get_family
 from embernet.initial import initial_tensors
@@ -28,12 +26,13 @@ from embernet.models.embernet.vision import build_stem
 from embernet.quantization import WEIGHT_QUANTIZERS, get_quantizer
 from embernet.training import loop
 from embernet.training.batches import ConversationEncoder
+from embernet.training.curriculum import Curriculum
 from embernet.training.evaluation import generate_batch
 from embernet.training.forward import packed_forward
 from embernet.training.fused import FusedBitLinear, fuse_bitlinears
 from embernet.training.loop import Phase, Progress, SavedRun
 from embernet.training.muon import orthogonalize
-from embernet.training.patches import PatchHead, patch_labels
+from embernet.training.patches import PatchHead
 from embernet.training.spark import Recipe, train_spark
 from embernet.training.stem import add_norms, fold_norms
 from tests.tolerances import FLOAT32
@@ -51,36 +50,7 @@ def model() -> EmberNet:
     return model
 
 
-# --- drawings and words ---------------------------------------------------------------------------------------------
-
-
-def texts(drawing: Drawing) -> list[str]:
-    return [drawing.caption, *(text for question in drawing.questions for text in (question.prompt, question.answer))]
-
-
-def test_a_drawing_depends_on_its_arguments_alone() -> None:
-    first, second = draw("train", 5, seed=1), draw("train", 5, seed=1)
-    assert (texts(first), first.marks) == (texts(second), second.marks)
-    assert first.image.tobytes() == second.image.tobytes()
-    assert first.image.tobytes() != draw("train", 5, seed=2).image.tobytes()
-
-
-def test_splits_share_no_composed_scene_and_no_three_digit_number() -> None:
-    few = re.compile(rf"({'|'.join(COUNTS.values())}) .*|the number \d\d?")  # too few to be held out
-    captions = {split: {draw(split, i).caption for i in range(200)} for split in SPLITS}
-    held_out = {split: {c for c in found if not few.fullmatch(c)} for split, found in captions.items()}
-    assert all(len(found) > 50 for found in held_out.values())
-    assert all(not held_out[a] & held_out[b] for a in SPLITS for b in SPLITS if a != b)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_the_tokenizer_knows_every_prompt_and_answer(split: str) -> None:
-    unknown = SPECIAL_TOKENS.index(UNKNOWN)
-    for index in range(100):
-        for text in texts(draw(split, index)) + list(DESCRIBE):
-            ids = TOKENIZER.encode(text).ids
-            assert unknown not in ids
-            assert TOKENIZER.decode(ids) == text
+# --- words --------------------------------------------------------------------------------------------------------
 
 
 def test_the_preset_fits_the_tokenizer() -> None:
@@ -102,15 +72,6 @@ def test_a_number_streams_as_it_is_written() -> None:
 
 
 # --- patches --------------------------------------------------------------------------------------------------------
-
-
-def test_every_mark_is_on_some_patch() -> None:
-    for index in range(60):
-        drawing = draw("train", index)
-        names, colors, sizes, _ = patch_labels(drawing.marks, 8, ATTRIBUTES)
-        assert {ATTRIBUTES[0][i] for i in names} - {""} == {mark.name for mark in drawing.marks}
-        assert ((names > 0) == (colors > 0)).all()
-        assert ((names > 0) == (sizes > 0)).all()
 
 
 def test_a_patch_head_reads_a_token_for_the_patches_of_its_cell() -> None:
@@ -214,7 +175,7 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
 
 
 def test_folded_batch_norm_is_a_convolution_that_gives_the_same() -> None:
-    config = dataclasses.replace(EmberNetConfig.preset("spark2"), stem_channels=(4, 6))
+    config = dataclasses.replace(EmberNetConfig.preset("spark"), stem_channels=(4, 6))
     torch.manual_seed(0)
     stem = build_stem(config)
     names = list(stem.state_dict())
@@ -249,6 +210,52 @@ def test_gradients_in_bfloat16_are_nearly_those_in_float32() -> None:
     torch.testing.assert_close(rounded.weight.grad, exact.weight.grad, atol=0.01 * largest, rtol=0)
 
 
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def scene(number: int) -> Text:
+    questions = (Question("color", "what color is it?", "red"), Question("exists", "is there a star?", "yes"))
+    return Text("scene", f"scene {number}", questions, "spatial_scene")
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", init_method=(tmp_path / "group").as_uri(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_what_is_learnt_least_is_shown_most(alone: None) -> None:
+    texts = [*(scene(number) for number in range(50)), *(Text("sign", "stop", (), "agentic_knowledge"),) * 50]
+    curriculum, rng = Curriculum(texts), np.random.default_rng(0)
+    drawn = curriculum.choose_drawings(400, rng)
+    assert sorted(drawn.tolist()) == drawn.tolist()
+    assert 160 < (drawn < 50).sum() < 240  # nothing is known yet
+    items = items_of(texts)
+    for _ in range(10):  # a loss is left in one kind alone, in the second of its answer's two tokens
+        losses = [(0.0, float(item.kind == "scene: exists")) for item in items]
+        curriculum.update(items, [2] * len(items), torch.tensor(losses).flatten())
+    assert dict(zip(curriculum.places, curriculum.nats.tolist(), strict=True)) == pytest.approx(
+        {"scene": 0, "scene: color": 0, "scene: exists": 1, "sign": 0}, abs=1e-3
+    )
+    assert (curriculum.choose_drawings(400, rng) < 50).mean() > 0.65
+    first = [curriculum.shuffled(items_of(texts[:1]), rng)[0].kind for _ in range(200)]
+    assert first.count("scene: exists") > 130
+
+
+def test_the_losses_of_all_processes_count(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as they are shown: two answers weigh as two steps of one."""
+    texts = [scene(0)]
+    once, twice = Curriculum(texts), Curriculum(texts)
+    items = items_of(texts)[:1]
+    twice.update(items, [1], torch.zeros(1))
+    twice.update(items, [1], torch.zeros(1))
+    monkeypatch.setattr(dist, "all_reduce", lambda sums: sums.mul_(2))  # another process has the same
+    once.update(items, [1], torch.zeros(1))
+    torch.testing.assert_close(once.nats, twice.nats)
+
+
 # --- a training run in miniature ------------------------------------------------------------------------------------
 
 RECIPE = Recipe(
@@ -275,7 +282,7 @@ def test_a_training_that_is_broken_off_ends_as_if_it_were_not(tmp_path: Path, mo
     whole = small_run(tmp_path / "whole", lambda p: done.append((p.phase, p.done)))
     assert done[-1] == ("speak", 3)
     assert {name: array.shape for name, array in whole.items()} == EmberNet.tensor_shapes(
-        EmberNetConfig.preset("spark2")
+        EmberNetConfig.preset("spark")
     )
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 

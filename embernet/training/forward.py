@@ -14,14 +14,19 @@ from embernet.training.batches import PackedText
 
 @dataclass
 class PackedOutput:
-    """loss: mean cross-entropy of the targets.
+    """losses (targets,): cross-entropy of each target, row by row.
 
     router_logits (L, tokens, E) and rows (tokens,): of every position that is not padding, and its row.
     """
 
-    loss: Tensor
+    losses: Tensor
     router_logits: Tensor
     rows: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean cross-entropy of the targets."""
+        return self.losses.mean()
 
 
 def packed_forward(
@@ -59,6 +64,7 @@ def packed_forward(
         router_logits.append(logits)
     learnt = F.pad(text.targets, (num_image, 0), value=IGNORED_LABEL) != IGNORED_LABEL
     vocabulary_logits = F.linear(decoder.norm(x[learnt]), decoder.embed_tokens.weight)
-    loss = F.cross_entropy(vocabulary_logits, text.targets[text.targets != IGNORED_LABEL])
+    targets = text.targets[text.targets != IGNORED_LABEL]
+    losses = F.cross_entropy(vocabulary_logits, targets, reduction="none")
     is_token = owner != 0
-    return PackedOutput(loss, torch.stack(router_logits)[:, is_token], is_token.nonzero()[:, 0])
+    return PackedOutput(losses, torch.stack(router_logits)[:, is_token], is_token.nonzero()[:, 0])

@@ -19,7 +19,7 @@ from embernet.data.synth.drawing import Attributes, Mark
 
 
 def patch_labels(marks: Sequence[Mark], side: int, attributes: Attributes) -> NDArray[np.int16]:
-    """What is on each patch: classes of name, color, size and word (4, side * side), as in `attributes`, 0 = none.
+    """What is on each patch: classes of name, color, size and role (4, side * side), as in `attributes`, 0 = none.
 
     A patch shows the mark whose box holds its centre, the nearest first.
     """
@@ -35,7 +35,7 @@ def patch_labels(marks: Sequence[Mark], side: int, attributes: Attributes) -> ND
         distance[row, column] = 0
         covered = distance < nearest
         nearest[covered] = distance[covered]
-        classes = (mark.name, mark.color, mark.size, mark.word)
+        classes = (mark.name, mark.color, mark.size, mark.role)
         for plane, names, name in zip(labels, attributes, classes, strict=True):
             plane[covered] = names.index(name)
     return labels.reshape(len(attributes), -1)

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embernet.checkpoints import require_new, save_checkpoint
-from embernet.data.scores import Score, best_guesses
+from embernet.data.scores import Item, Score, best_guesses, items_of
 from embernet.data.synth import SynthDrawings, corpus
 from embernet.data.synth.drawing import DESCRIBE, Attributes, Text
 from embernet.data.tokenizer import build_tokenizer
@@ -34,6 +34,7 @@ from embernet.models.embernet.model import EmberNet, expert_supervision_loss, ro
 from embernet.models.embernet.vision import VisionEncoder
 from embernet.training.batches import Conversation, ConversationEncoder, Turn
 from embernet.training.cpu import HAS_BFLOAT16
+from embernet.training.curriculum import Curriculum
 from embernet.training.evaluation import evaluate
 from embernet.training.forward import packed_forward
 from embernet.training.fused import fuse_bitlinears
@@ -44,7 +45,7 @@ from embernet.training.patches import PatchHead
 from embernet.training.pool import open_pool, render_pool
 from embernet.training.stem import add_norms, fold_norms
 
-PRESET = "spark2"
+PRESET = "spark"
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Recipe:
     gather: Phase = field(default=Phase("gather", steps=500, warmup_steps=80))
     gather_rates: Rates = field(default=Rates(muon=1.0e-2, adamw=2e-3))
     vision_batch: int = 48
-    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder, and when
-    # all is trained: print is learnt last.
+    # How many times as often as others the drawings of a domain are shown in the phases of the vision encoder: print is
+    # learnt last. When all is trained a `Curriculum` chooses.
     vision_shares: Mapping[str, float] = field(
         default_factory=lambda: {
             "vision_ocr": 4.0,
@@ -76,19 +77,11 @@ class Recipe:
             "vision_diagram": 1.5,
         }
     )
-    speak_shares: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "vision_ocr": 2.0,
-            "code_math_formula": 1.5,
-            "agentic_reasoning": 1.5,
-            "vision_diagram": 1.5,
-        }
-    )
-    speak: Phase = field(default=Phase("speak", steps=3000, warmup_steps=80, clip_norm=2.0))
+    speak: Phase = field(default=Phase("speak", steps=4000, warmup_steps=80, clip_norm=2.0))
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
-    # Text tokens per drawing: its questions are packed until they are used up.
+    # Text tokens per drawing: its caption and questions are packed until they are used up.
     text_tokens: int = 56
     # How often a turn continues a conversation, so that chats are learnt too.
     continued: float = 0.2
@@ -137,9 +130,9 @@ _DTYPE = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
 
 
 class _Trainee(nn.Module):
-    """The model with what only training needs: heads, batch norm in the stem, faster BitLinears."""
+    """The model with what only training needs: heads, batch norm in the stem, faster BitLinears, what to show."""
 
-    def __init__(self, config: EmberNetConfig, attributes: Attributes, seed: int) -> None:
+    def __init__(self, config: EmberNetConfig, attributes: Attributes, texts: Sequence[Text], seed: int) -> None:
         super().__init__()
         self.model = EmberNet(config)
         _initialize(self.model, seed)
@@ -151,6 +144,7 @@ class _Trainee(nn.Module):
         self.tower_head = PatchHead(config.vision_hidden_size, patches, patches, attributes)
         self.compressor_head = PatchHead(config.vision_hidden_size, cells, patches, attributes)
         self.projector_head = PatchHead(config.hidden_size, cells, patches, attributes)
+        self.curriculum = Curriculum(texts)
 
     def see(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The compressor's tokens (B, N, C), and the losses of the heads up to there."""
@@ -171,9 +165,8 @@ class _Trainee(nn.Module):
 
 
 class _Sample(NamedTuple):
-    """Random drawings of one process and step: pixel values (B, 3, S, S), patch labels (B, 4, patches)."""
+    """The drawings of one process and step: pixel values (B, 3, S, S), patch labels (B, 4, patches)."""
 
-    rng: np.random.Generator
     texts: list[Text]
     pixel_values: Tensor
     labels: Tensor
@@ -192,31 +185,35 @@ def _train(
     pool = open_pool(saved.path.parent, drawings, recipe.drawings, config)
     encoder = ConversationEncoder(Tokenizer.from_str(tokenizer_json), config)
     torch.manual_seed(seed)
-    trainee = _Trainee(config, drawings.attributes, seed)
+    trainee = _Trainee(config, drawings.attributes, pool.texts, seed)
 
-    vision_chances, speak_chances = (
-        _chances(pool.texts, shares) for shares in (recipe.vision_shares, recipe.speak_shares)
-    )
+    vision_chances = _chances(pool.texts, recipe.vision_shares)
 
-    def sample(phase: int, step: int, count: int, chances: NDArray[np.float64]) -> _Sample:
-        rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
-        indices = np.sort(np.searchsorted(chances, rng.random(count)))
+    def sample(indices: NDArray[np.int64], rng: np.random.Generator) -> _Sample:
         pixel_values = _shifted(pool.pixel_values(indices), rng)
-        return _Sample(rng, [pool.texts[i] for i in indices], pixel_values, pool.labels(indices))
+        return _Sample([pool.texts[i] for i in indices], pixel_values, pool.labels(indices))
+
+    def vision_sample(phase: int, step: int) -> _Sample:
+        rng = np.random.default_rng([seed, phase, step, dist.get_rank()])
+        return sample(np.sort(np.searchsorted(vision_chances, rng.random(recipe.vision_batch))), rng)
 
     def see(step: int) -> dict[str, Tensor]:
-        drawn = sample(0, step, recipe.vision_batch, vision_chances)
+        drawn = vision_sample(0, step)
         return trainee.see(drawn.pixel_values, drawn.labels)[1]
 
     def gather(step: int) -> dict[str, Tensor]:
-        drawn = sample(1, step, recipe.vision_batch, vision_chances)
+        drawn = vision_sample(1, step)
         return trainee.gather(drawn.pixel_values, drawn.labels)[1]
 
     def speak(step: int) -> dict[str, Tensor]:
-        drawn = sample(2, step, recipe.speak_batch, speak_chances)
+        rng = np.random.default_rng([seed, 2, step, dist.get_rank()])
+        drawn = sample(trainee.curriculum.choose_drawings(recipe.speak_batch, rng), rng)
         image_tokens, patch_losses = trainee.gather(drawn.pixel_values, drawn.labels)
-        rows = [_conversations(text, encoder, recipe, drawn.rng) for text in drawn.texts]
+        turns = [_turns(text, encoder, recipe, trainee.curriculum, rng) for text in drawn.texts]
+        rows = [_conversations(row, recipe, rng) for row in turns]
         output = packed_forward(trainee.model, image_tokens * config.image_embed_scale, encoder.pack(rows))
+        items = [item for row in turns for item in row]
+        trainee.curriculum.update(items, [len(encoder.answer(item.answer)) for item in items], output.losses)
         experts = torch.tensor([config.expert_domains.index(text.domain) for text in drawn.texts])
         return {
             "text": output.loss,
@@ -323,24 +320,28 @@ def _shifted(pixel_values: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.stack(moved).contiguous(memory_format=torch.channels_last)
 
 
-def _conversations(
-    text: Text, encoder: ConversationEncoder, recipe: Recipe, rng: np.random.Generator
-) -> list[Conversation]:
-    """The caption and as many questions as there is room for, in any order; some turns continue a conversation."""
-    # Half of the captions are asked for in the words of `embernet caption`.
-    prompt = DESCRIBE[0] if rng.random() < 0.5 else str(rng.choice(DESCRIBE))
-    turns = [(prompt, text.caption)]
-    room = recipe.text_tokens - len(encoder.conversation(turns)[0])
-    for index in rng.permutation(len(text.questions)):
-        turn = (text.questions[index].prompt, text.questions[index].answer)
+def _turns(
+    text: Text, encoder: ConversationEncoder, recipe: Recipe, curriculum: Curriculum, rng: np.random.Generator
+) -> list[Item]:
+    """The caption and the questions of a drawing, in any order, as many as there is room for."""
+    turns, room = [], recipe.text_tokens
+    for item in curriculum.shuffled(items_of([text]), rng):
+        # Half of the captions are asked for in the words of `embernet caption`.
+        reworded = item.kind == text.kind and rng.random() < 0.5
+        turn = (str(rng.choice(DESCRIBE)) if reworded else item.prompt, item.answer)
         length = len(encoder.conversation([turn])[0])
         if length <= room:
-            turns.append(turn)
+            turns.append(replace(item, prompt=turn[0]))
             room -= length
+    return turns
+
+
+def _conversations(turns: Sequence[Item], recipe: Recipe, rng: np.random.Generator) -> list[Conversation]:
+    """Some turns continue a conversation, the others begin one."""
     conversations: list[list[Turn]] = []
-    for index in rng.permutation(len(turns)):
+    for item in turns:
         if conversations and rng.random() < recipe.continued:
-            conversations[-1].append(turns[index])
+            conversations[-1].append((item.prompt, item.answer))
         else:
-            conversations.append([turns[index]])
+            conversations.append([(item.prompt, item.answer)])
     return [*conversations]

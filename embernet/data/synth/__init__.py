@@ -23,7 +23,7 @@ from embernet.data.synth import (
     vision_ocr,
 )
 from embernet.data.synth.camera import photograph
-from embernet.data.synth.canvas import PLACES
+from embernet.data.synth.canvas import PLACES, ROLES
 from embernet.data.synth.drawing import DESCRIBE, Attributes, Drawing, Text
 from embernet.data.synth.palette import COLORS
 from embernet.data.synth.plan import Plan
@@ -32,7 +32,7 @@ from embernet.data.synth.splits import split_of
 from embernet.data.synth.typefaces import choose_typeface
 from embernet.data.synth.words import WORDS
 
-VERSION = 3  # to be counted up with every change of any drawing
+VERSION = 4  # to be counted up with every change of any drawing
 MAX_QUESTIONS = 4
 
 _DOMAINS = {
@@ -50,8 +50,8 @@ DOMAINS = tuple(_DOMAINS)
 ATTRIBUTES: Attributes = (
     ("", *dict.fromkeys(name for module in _DOMAINS.values() for name in module.MARK_NAMES)),
     ("", *COLORS),
-    ("", *SIZES, *PLACES, *code_math_chart.MARK_SIZES, *vision_diagram.MARK_SIZES),
-    ("", *WORDS),
+    ("", *SIZES, *PLACES, *"123456789", *vision_diagram.MARK_SIZES),
+    ("", *WORDS, *ROLES),
 )
 
 

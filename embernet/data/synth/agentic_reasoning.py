@@ -48,7 +48,7 @@ def _prices(is_enough: bool, rng: np.random.Generator) -> Plan:
         Question("total", "what do both cost together?", str(a + b)),
         Question("enough", f"is {BUDGET} enough for both?", yes_or_no(is_enough)),
     ]
-    looks = ((color_a, shape_a, str(a)), (color_b, shape_b, str(b)))
+    looks = ((color_a, shape_a, a), (color_b, shape_b, b))
 
     def paint(rng: np.random.Generator, typeface: str) -> Canvas:
         """A list of prices, or tags under what is for sale."""
@@ -58,9 +58,10 @@ def _prices(is_enough: bool, rng: np.random.Generator) -> Plan:
         ink = contrasting(paper, rng)
         for (color, shape, price), place in zip(looks, (0.27, 0.73), strict=True):
             x, y = (0.3, place) if is_list else (place, 0.28)
-            canvas.thing(Thing("large", color, shape, x, y, float(rng.uniform(0.17, 0.2))))
+            role = _role(price, a, b)
+            canvas.thing(Thing(str(price), color, shape, x, y, float(rng.uniform(0.17, 0.2)), role))
             x, y = (0.72, place) if is_list else (place, 0.75)
-            canvas.text(price, x, y, 0.3, 0.28, typeface, canvas.ink(ink), ink)
+            canvas.text(str(price), x, y, 0.3, 0.28, typeface, canvas.ink(ink), ink, str(price), role)
         return canvas
 
     caption = f"{a_thing(color_a, shape_a)} for {a} and {a_thing(color_b, shape_b)} for {b}"
@@ -89,7 +90,7 @@ def _stock(is_enough: bool, rng: np.random.Generator) -> Plan:
         canvas.text(str(need), 0.5, 0.18, 0.3, 0.26, typeface, canvas.ink(ink), ink)
         radius = float(rng.uniform(0.075, 0.095))
         for x, y in scatter(stock, radius, rng, top=0.38):
-            canvas.thing(Thing("small", color, shape, x, y, radius))
+            canvas.thing(Thing(str(stock), color, shape, x, y, radius))
         return canvas
 
     are = f"{color} {shape} is" if stock == 1 else f"{color} {plural} are"
@@ -115,9 +116,14 @@ def _numbers(rng: np.random.Generator) -> Plan:
         canvas = Canvas(background(rng, [color_a, color_b]), rng)
         for number, color, place in ((a, color_a, 0.27), (b, color_b, 0.73)):
             x, y = (place, float(rng.uniform(0.35, 0.65))) if is_beside else (float(rng.uniform(0.35, 0.65)), place)
-            canvas.text(str(number), x, y, 0.4, 0.34, typeface, canvas.ink(color), color)
+            canvas.text(str(number), x, y, 0.4, 0.34, typeface, canvas.ink(color), color, role=_role(number, a, b))
         return canvas
 
     at = "on the {} and {} on the {}" if is_beside else "at the {} and {} at the {}"
     caption = f"{a} {at.format(first, b, second)}"
     return Plan("numbers", caption, caption, questions, paint)
+
+
+def _role(value: int, a: int, b: int) -> str:
+    """What the mark of one of two values says."""
+    return "largest" if value == max(a, b) else "smallest"

@@ -14,6 +14,8 @@ from embernet.data.synth.words import WORDS
 RESOLUTION = 256  # twice a finished drawing's, so that edges come out smooth
 # What a character's mark says of its place among the characters of its text.
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+# Of what is compared, and of what differs.
+ROLES = ("smallest", "middle", "largest", "odd")
 _PROBE_SIZE = 100
 
 
@@ -40,10 +42,10 @@ class Canvas:
         half_height: float,
         color: str = "",
         size: str = "",
-        word: str = "",
+        role: str = "",
     ) -> None:
         """Remember that a thing lies in the box around (x, y)."""
-        self.marks.append(Mark(name, color, size, x, y, half_width, half_height, word=word))
+        self.marks.append(Mark(name, color, size, x, y, half_width, half_height, role=role))
 
     def polygon(self, points: Sequence[tuple[float, float]], fill: Rgb) -> None:
         self._pen.polygon([(x * RESOLUTION, y * RESOLUTION) for x, y in points], fill=fill)
@@ -99,24 +101,27 @@ class Canvas:
         typeface: str,
         fill: Rgb,
         color: str = "",
+        size: str = "",
+        role: str = "",
     ) -> None:
         """Print a text around (x, y) as large as fits.
 
-        Every character gets a mark with its name in lower case and, as its size, which of the characters it is. Those
-        of a word also say the word.
+        Every character gets a mark with its name in lower case and, unless it is given, as its size which of the
+        characters it is, as its role the word.
         """
         probe = load_typeface(typeface, _PROBE_SIZE)
-        left, top, right, bottom = (pixels / _PROBE_SIZE for pixels in probe.getbbox(text))
-        size = int(RESOLUTION * min(max_width / (right - left), max_height / (bottom - top)))
-        em = size / RESOLUTION
+        left, top, right, bottom = (edge / _PROBE_SIZE for edge in probe.getbbox(text))
+        pixels = int(RESOLUTION * min(max_width / (right - left), max_height / (bottom - top)))
+        em = pixels / RESOLUTION
         start, baseline = x - em * (left + right) / 2, y - em * (top + bottom) / 2
         place = (start * RESOLUTION, baseline * RESOLUTION)
-        self._pen.text(place, text, fill=fill, font=load_typeface(typeface, size))
-        places, word = iter(PLACES), text.lower() if text.lower() in WORDS else ""
+        self._pen.text(place, text, fill=fill, font=load_typeface(typeface, pixels))
+        places, role = iter(PLACES), role or (text.lower() if text.lower() in WORDS else "")
         for character in text:
             half_width, half_height = em * advance(typeface, character) / 2, em * (bottom - top) / 2
             if character != " ":
-                self.mark(character.lower(), start + half_width, y, half_width, half_height, color, next(places), word)
+                name, its_size = character.lower(), size or next(places)
+                self.mark(name, start + half_width, y, half_width, half_height, color, its_size, role)
             start += 2 * half_width
 
     @staticmethod

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from embernet.data.synth.canvas import Canvas
+from embernet.data.synth.canvas import ROLES, Canvas
 from embernet.data.synth.drawing import Question
 from embernet.data.synth.palette import COLORS, Rgb, background, contrasting
 from embernet.data.synth.plan import Compose, Plan, pick, sample, yes_or_no
@@ -14,9 +14,7 @@ from embernet.data.synth.vision_diagram import LETTERS
 MAX_VALUE = 6
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 
-_RANKS = ("smallest", "middle", "largest")
 MARK_NAMES = ("bar", "slice", *LETTERS, *(str(value) for value in range(1, MAX_VALUE + 1)))
-MARK_SIZES = (*(str(value) for value in range(1, MAX_VALUE + 1)), *_RANKS)
 TEXTS = (
     *LETTERS,
     *COLORS,
@@ -67,12 +65,14 @@ def _paint_bars(value_of: dict[str, int], rng: np.random.Generator, typeface: st
     for i, (letter, value) in enumerate(value_of.items()):
         color = contrasting(paper, rng) if is_colorful else color
         x, height = left + (i + 0.5) * step, value * unit
+        role = {min(value_of.values()): "smallest", max(value_of.values()): "largest"}.get(value, "middle")
+        says = {"size": str(value), "role": role}
         fill = canvas.ink(color)
         canvas.rectangle(x, bottom - height / 2, half, height / 2, fill)
-        canvas.mark("bar", x, bottom - height / 2, half, height / 2, color, str(value))
-        canvas.text(letter.upper(), x, 0.885, 0.16, 0.14, typeface, ink, ink_color)
+        canvas.mark("bar", x, bottom - height / 2, half, height / 2, color, **says)
+        canvas.text(letter.upper(), x, 0.885, 0.16, 0.14, typeface, ink, ink_color, **says)
         if are_printed:
-            canvas.text(str(value), x, bottom - unit / 2, 0.14, 0.095, typeface, paper)
+            canvas.text(str(value), x, bottom - unit / 2, 0.14, 0.095, typeface, paper, **says)
     canvas.line([(left, top), (left, bottom), (right, bottom)], ink, 0.014)
     return canvas
 
@@ -106,7 +106,9 @@ def _paint_pie(colors: list[str], rng: np.random.Generator) -> Canvas:
         canvas.slice(x, y, radius, start, end, canvas.ink(colors[i]))
         angle, out = math.radians((start + end) / 2), 0.6 * radius
         size = 0.13 if i else 0.2
-        canvas.mark("slice", x + out * math.cos(angle), y + out * math.sin(angle), size, size, colors[i], _RANKS[2 - i])
+        canvas.mark(
+            "slice", x + out * math.cos(angle), y + out * math.sin(angle), size, size, colors[i], role=ROLES[2 - i]
+        )
         start = end
     return canvas
 

@@ -16,7 +16,7 @@ DESCRIBE = (
     "what is in the image?",
 )
 
-# The names that marks can have, their colors, their sizes, and their words. The first of each, "", stands for nothing.
+# The names that marks can have, their colors, their sizes, and their roles. The first of each, "", stands for nothing.
 Attributes: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
@@ -33,7 +33,9 @@ class Question:
 class Mark:
     """One thing in an image, a shape or a character, and the box around it: centre and half sides, in image sides.
 
-    color and size are "" where they say nothing. What says most goes for the size: a bar's value, a character's place.
+    color, size and role are "" where they say nothing. What says most goes for the size: the value of a bar and of the
+    letter below it, a character's place in its text, how many things are like this one. role: the word that a letter is
+    part of, or what sets it apart ("largest", "odd").
     """
 
     name: str
@@ -43,7 +45,7 @@ class Mark:
     y: float
     half_width: float
     half_height: float
-    word: str = field(default="", kw_only=True)  # that a letter is part of
+    role: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

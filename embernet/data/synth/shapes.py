@@ -19,7 +19,7 @@ COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape to draw: centre and radius in image sides."""
+    """A shape to draw: centre and radius in image sides. Its size and role are what its mark says."""
 
     size: str
     color: str
@@ -27,6 +27,7 @@ class Thing:
     x: float
     y: float
     radius: float
+    role: str = ""
 
     @property
     def name(self) -> str:
@@ -34,7 +35,7 @@ class Thing:
 
     @property
     def mark(self) -> Mark:
-        return Mark(self.shape, self.color, self.size, self.x, self.y, self.radius, self.radius)
+        return Mark(self.shape, self.color, self.size, self.x, self.y, self.radius, self.radius, role=self.role)
 
     def corners(self, rng: np.random.Generator) -> Points:
         """Its outline in image sides, slightly turned."""

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from embernet.data.synth.canvas import Canvas
+from embernet.data.synth.canvas import PLACES, Canvas
 from embernet.data.synth.drawing import Question
 from embernet.data.synth.palette import COLORS, background
 from embernet.data.synth.plan import Compose, Plan, pick, sample, yes_or_no
@@ -39,7 +39,7 @@ def alike(rng: np.random.Generator) -> tuple[str, list[Thing], list[Question]]:
     _, color, shape, _ = pick_thing(rng)
     count = int(rng.integers(2, 7))
     radius = float(rng.uniform(0.07, 0.11))
-    things = [Thing("small", color, shape, x, y, radius) for x, y in scatter(count, radius, rng)]
+    things = [Thing(str(count), color, shape, x, y, radius) for x, y in scatter(count, radius, rng)]
     plural = PLURALS[shape]
     questions = [
         Question("count", f"how many {plural} are there?", COUNTS[count]),
@@ -61,7 +61,8 @@ def _kinds(rng: np.random.Generator) -> Plan:
     colors, shapes = sample(rng, list(COLORS), 2), sample(rng, SHAPES, 2)
     counts = [int(rng.integers(1, 4)) for _ in range(2)]
     kinds = sorted(zip(counts, colors, shapes, strict=True), key=lambda kind: (-kind[0], kind[2]))
-    looks = [(color, shape) for count, color, shape in kinds for _ in range(count)]
+    roles = ("", "") if counts[0] == counts[1] else ("largest", "smallest")
+    looks = [(*kind, role) for kind, role in zip(kinds, roles, strict=True) for _ in range(kind[0])]
     asked, other = sample(rng, kinds, 2)
     questions = [
         Question("count", f"how many {PLURALS[asked[2]]} are there?", _NUMBERS[asked[0]]),
@@ -87,7 +88,7 @@ def _odd_one_out(in_color: bool, rng: np.random.Generator) -> Plan:
         Question("odd shape", "what shape is the odd one?", odd_shape),
     ]
     caption = f"{_several(count, color, shape)} and {_several(1, odd_color, odd_shape)}"
-    looks = [(color, shape)] * count + [(odd_color, odd_shape)]
+    looks = [(count, color, shape, "")] * count + [(1, odd_color, odd_shape, "odd")]
     return _plan("odd one out", caption, questions, partial(_scattered, looks))
 
 
@@ -101,7 +102,7 @@ def _row(rng: np.random.Generator) -> Plan:
         radius = float(rng.uniform(0.11, 0.13))
         along, across = (a + float(rng.uniform(-0.04, 0.04)) for a in (0.18 + 0.32 * i, line))
         x, y = (across, along) if vertical else (along, across)
-        things.append(Thing("small", *look, x, y, radius))
+        things.append(Thing(PLACES[i], *look, x, y, radius))
     names = [a_thing(thing.color, thing.shape) for thing in things]
     before, after = ("above", "below") if vertical else ("to the left of", "to the right of")
     i, j = sample(rng, range(3), 2)
@@ -121,11 +122,14 @@ def _row(rng: np.random.Generator) -> Plan:
     return _plan("row", f"{direction}: {', '.join(names)}", questions, lambda _: things)
 
 
-def _scattered(looks: list[tuple[str, str]], rng: np.random.Generator) -> list[Thing]:
-    """A thing of every color and shape, somewhere."""
+def _scattered(looks: list[tuple[int, str, str, str]], rng: np.random.Generator) -> list[Thing]:
+    """Things somewhere; looks: how many there are of it, color, shape and role of each."""
     radius = float(rng.uniform(0.08, 0.11))
     centres = scatter(len(looks), radius, rng)
-    return [Thing("small", *look, x, y, radius) for look, (x, y) in zip(looks, centres, strict=True)]
+    return [
+        Thing(str(count), color, shape, x, y, radius, role)
+        for (count, color, shape, role), (x, y) in zip(looks, centres, strict=True)
+    ]
 
 
 def _plan(

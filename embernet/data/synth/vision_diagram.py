@@ -104,10 +104,11 @@ def _paint(letters: list[str], arrows: list[tuple[str, str]], rng: np.random.Gen
         box = contrasting(paper, rng)
         inside = canvas.ink(box)
         canvas.rectangle(x, y, half, half, inside, min(corner, half))
-        canvas.mark(letter, x, y, half, half, box, _pointing_to(b for a, b in arrows if a == letter))
+        its_arrows = _pointing_to(b for a, b in arrows if a == letter)
+        canvas.mark(letter, x, y, half, half, box, its_arrows)
         if not is_filled:
             inside = paper
             canvas.rectangle(x, y, half - 0.022, half - 0.022, inside, max(0.0, min(corner, half) - 0.022))
         letter_color = black_or_white(inside) if is_filled else box
-        canvas.text(letter.upper(), x, y, 0.16, 0.15, typeface, COLORS[letter_color], letter_color)
+        canvas.text(letter.upper(), x, y, 0.16, 0.15, typeface, COLORS[letter_color], letter_color, its_arrows)
     return canvas
