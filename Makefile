@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
-	$(BIN)/embernet ask examples/scene.png "what shape is red?" -v
+	$(BIN)/embernet ask examples/scene.png "what shape is black?" -v
 
 test: $(VENV)/installed-dev lint  ## Everything that must pass.
 	$(BIN)/python -m pytest -n 2
@@ -29,10 +29,10 @@ kill-training: $(VENV)/installed-dev  ## A training run that is killed ten times
 
 spark: $(VENV)/installed-dev  ## The small model of eight domains from nothing, with its card: hours, 12 GB of disk.
 	$(BIN)/embernet train spark -o build/spark/checkpoint
-	$(BIN)/embernet export build/spark/checkpoint -o build/spark/spark2.ember
-	$(BIN)/embernet eval build/spark/spark2.ember --against build/spark/checkpoint --data synth --count 2400 -o build/spark/eval.json
-	$(BIN)/embernet card build/spark/spark2.ember --eval build/spark/eval.json --limits docs/spark-limits.md --license mit \
-		-o build/spark/spark2.ember/README.md
+	$(BIN)/embernet export build/spark/checkpoint -o build/spark/spark.ember
+	$(BIN)/embernet eval build/spark/spark.ember --against build/spark/checkpoint --data synth --count 2400 -o build/spark/eval.json
+	$(BIN)/embernet card build/spark/spark.ember --eval build/spark/eval.json --limits docs/spark-limits.md --license mit \
+		-o build/spark/spark.ember/README.md
 
 emulate-icount: $(VENV)/installed-dev  ## Tokens and instruction counts on an emulated Cortex-A53: root, 8 GB of disk.
 	$(BIN)/python -m pytest -m emulated

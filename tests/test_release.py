@@ -96,7 +96,7 @@ def test_experts_that_are_not_chosen_are_never_touched(wide_bundle):
 
 def test_the_vision_tower_leaves_the_memory_once_the_image_is_encoded(wide_bundle):
     model = load(wide_bundle)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, 96, 96)).astype(np.float32)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 120, 120)).astype(np.float32)
     first = model.forward([5, 6], pixels)
     vision = tensors(wide_bundle, "vision.onnx")
     assert sum(length for _, length, _ in vision.values()) > 5e6
@@ -110,7 +110,7 @@ def test_the_vision_tower_leaves_the_memory_once_the_image_is_encoded(wide_bundl
 
 @pytest.mark.skipif("[never]" in SWITCH, reason="this system gives no huge pages")
 def test_weights_in_huge_pages_are_a_copy_that_computes_the_same(wide_bundle):
-    pixels = np.random.default_rng(0).standard_normal((1, 3, 96, 96)).astype(np.float32)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 120, 120)).astype(np.float32)
     expected = load(wide_bundle).forward([5, 6], pixels).logits
     gc.collect()
     model = load(wide_bundle, hugepages=True)

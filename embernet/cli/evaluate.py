@@ -18,7 +18,7 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="Dataset, data directory, 'synth' (the drawings of `data synth`) or 'synth-1' (those of version 1).",
+            help="Dataset, data directory, or 'synth' (the drawings of `data synth`).",
         ),
     ],
     model: Annotated[
@@ -49,7 +49,7 @@ def evaluate(
 
     \b
     Examples:
-      embernet eval --data synth-1
+      embernet eval --data synth
       embernet eval my.ember --data data --split validation --count 500 -o eval.json
       embernet eval checkpoint --against my.ember --data synth --domain vision_ocr --json
     """

@@ -151,8 +151,8 @@ def train(
     --stage says which. A flag overrules the config file, which overrules the preset. On several GPUs or machines, the
     same command behind `accelerate launch -m`.
 
-    'spark' is the next version of the built-in model, of all eight domains. It takes hours, 6 GB of memory and 12 GB
-    of temporary files on two cores. The same command goes on with a training that was broken off.
+    'spark' makes the built-in model from nothing, on drawings of all eight domains. It takes hours, 6 GB of memory and
+    12 GB of temporary files on two cores. The same command goes on with a training that was broken off.
 
     \b
     Examples:

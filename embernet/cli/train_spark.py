@@ -1,4 +1,4 @@
-"""`embernet train spark`: the recipe of the next built-in model."""
+"""`embernet train spark`: the recipe of the built-in model."""
 
 import sys
 import time

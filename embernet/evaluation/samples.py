@@ -18,11 +18,9 @@ from embernet.data.sources import open_data_dir
 from embernet.data.synth.drawing import Drawing, Text
 from embernet.errors import InputError
 
-SYNTH, SYNTH_1 = "synth", "synth-1"
+SYNTH = "synth"
 DEFAULT_DRAWINGS = 1000
-_GUESSED_FROM = 8000  # drawings, or examples of a dataset; of version 1, whose texts cannot be had without drawing:
-_GUESSED_FROM_1 = 2000
-_KINDS_1 = ("scene", "number")
+_GUESSED_FROM = 8000  # drawings, or examples of a dataset
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class DatasetSamples:
 
 
 def open_samples(data: str, split: str, domains: Sequence[str], count: int | None) -> list[SampleSource]:
-    """What `data` names: "synth" (drawings), "synth-1" (those of version 1), a dataset or a data directory.
+    """What `data` names: "synth" (drawings), a dataset or a data directory.
 
     domains: empty = all. count: samples of each source; None = all, or DEFAULT_DRAWINGS. InputError for a domain that
     does not exist and for data that cannot be opened.
@@ -133,10 +131,6 @@ def open_samples(data: str, split: str, domains: Sequence[str], count: int | Non
             raise InputError(f"no such domain (found {domain!r}, expected one of {', '.join(DOMAINS)})")
     if data == SYNTH:
         return [_drawings(split, domains, count or DEFAULT_DRAWINGS)]
-    if data == SYNTH_1:
-        if domains:
-            raise InputError(f"{SYNTH_1} cannot be asked for by domain", hint=f"--data {SYNTH}")
-        return [_drawings_1(split, count or DEFAULT_DRAWINGS)]
     path = Path(data)
     training: dict[str, ExampleSource] = {}
     with contextlib.suppress(InputError):  # some datasets are only for testing
@@ -175,15 +169,6 @@ def _drawings(split: str, domains: Sequence[str], count: int) -> SampleSource:
             yield describe("train", number, domain=domain)
 
     return DrawnSamples(f"{SYNTH} {split}", drawn, count, training)
-
-
-def _drawings_1(split: str, count: int) -> SampleSource:
-    from embernet.data.synth.version_1 import draw
-
-    def drawn(index: int) -> Drawing:
-        return draw(split, index // len(_KINDS_1), kind=_KINDS_1[index % len(_KINDS_1)])
-
-    return DrawnSamples(f"{SYNTH_1} {split}", drawn, count, lambda: (draw("train", i) for i in range(_GUESSED_FROM_1)))
 
 
 def _probes(example: Example) -> Iterator[Probe]:

@@ -261,47 +261,32 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{name} must lie between {low} and {high} (found {value!r:.80})")
 
 
-# What small models for drawings share.
-_SMALL: dict[str, Any] = {
-    "patch_size": 12,
-    "vision_hidden_size": 128,
-    "vision_intermediate_size": 384,
-    "vision_num_layers": 3,
-    "vision_num_heads": 4,
-    "resampler_num_heads": 4,
-    "image_embed_scale": 1.0,
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "num_layers": 4,
-    "num_attention_heads": 4,
-    "num_kv_heads": 2,
-    "max_position_embeddings": 512,
-    "image_token_ids": [3],
-    "prompt_template": "{prompt} answer:",
-    "turn_template": "{prompt} answer:",
-    "max_new_tokens": 24,
-}
-_SMALL_PROMPTS = {"caption": "describe the image", "describe": "describe this image."}
-
 _PRESETS: dict[str, dict[str, Any]] = {
     # The published model, with everything its checkpoints hold: 840,804,992 parameters.
     "embernet": {"weight_quantizer": "sign_mean", "unused_parameters": True},
-    # The small model that comes with the package.
-    "spark": _SMALL
-    | {
-        "image_size": 96,
-        "num_image_tokens": 16,  # one for each cell of 2 x 2 patches
-        "vocab_size": 96,
-        "prompts": _SMALL_PROMPTS | {"ocr": "what is the number?"},
-    },
-    # What `training.spark` trains: eight domains, which 25 cells of 24 pixels are enough to read. It takes the name of
-    # `spark` when its weights take the place of those that come with the package.
-    "spark2": _SMALL
-    | {
+    # The small model that comes with the package (`training.spark`): 25 cells of 24 pixels are enough to read.
+    "spark": {
         "image_size": 120,
+        "patch_size": 12,
         "stem_channels": [24, 48],
+        "vision_hidden_size": 128,
+        "vision_intermediate_size": 384,
+        "vision_num_layers": 3,
+        "vision_num_heads": 4,
         "num_image_tokens": 25,  # one for each cell of 2 x 2 patches
+        "resampler_num_heads": 4,
+        "image_embed_scale": 1.0,
         "vocab_size": 467,
-        "prompts": _SMALL_PROMPTS | {"ocr": "what does it say?"},
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_layers": 4,
+        "num_attention_heads": 4,
+        "num_kv_heads": 2,
+        "max_position_embeddings": 512,
+        "image_token_ids": [3],
+        "prompt_template": "{prompt} answer:",
+        "turn_template": "{prompt} answer:",
+        "prompts": {"caption": "describe the image", "describe": "describe this image.", "ocr": "what does it say?"},
+        "max_new_tokens": 24,
     },
 }
