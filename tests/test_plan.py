@@ -55,7 +55,7 @@ def test_work_gives_the_counted_instructions_and_bytes_back(name: str, full_size
     for stage, work in works.items():
         millions = count_instructions(work, "neon") / 1e6
         assert millions == pytest.approx(kept["millions"][stage], rel=TOLERANCES[name]), stage
-        assert work.weight_bytes / 1e6 == pytest.approx(kept["megabytes"][stage], rel=0.03), stage
+        assert work.weight_bytes / 1e6 == pytest.approx(kept["megabytes"][stage], rel=0.04), stage
     assert count_instructions(works["vision"], "neon_dot") < count_instructions(works["vision"], "neon")
 
 
@@ -196,7 +196,7 @@ def test_the_command_without_a_board_is_about_this_machine(cli):
     assert code == 0
     assert next(iter(plan)) == "schema"
     assert (plan["schema"], plan["estimated"]) == ("embernet.plan/1", True)
-    assert (plan["n_image"], plan["n_prompt"], plan["n_gen"]) == (16, 9, 7)
+    assert (plan["n_image"], plan["n_prompt"], plan["n_gen"]) == (25, 9, 7)
     assert plan["board"]["name"] == host_board().name
     assert plan["memory"]["verdict"] == "fits"
 
