@@ -1,4 +1,4 @@
-"""Memory of this process, as Linux counts it."""
+"""Memory of a process and of the machine, as Linux counts it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class MemoryUse:
     peak_resident_bytes: int
 
 
-def memory_use() -> MemoryUse | None:
-    """What this process uses now; None where /proc does not tell."""
-    status = _fields(Path("/proc/self/status"))
-    rollup = _fields(Path("/proc/self/smaps_rollup"))
+def memory_use(process: int | None = None) -> MemoryUse | None:
+    """What a process uses now (None = this one); None where /proc does not tell, as when it has ended."""
+    folder = Path("/proc", "self" if process is None else str(process))
+    status, rollup = _fields(folder / "status"), _fields(folder / "smaps_rollup")
     if not {"VmRSS", "VmHWM"} <= status.keys() or not {"Pss", "Anonymous"} <= rollup.keys():
         return None
     return MemoryUse(status["VmRSS"], rollup["Pss"], rollup["Anonymous"], status["VmHWM"])
