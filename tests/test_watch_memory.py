@@ -41,8 +41,17 @@ def test_each_stage_has_a_peak_of_its_own():
     assert large.anonymous_bytes > 60 * MB
     assert large.proportional_bytes >= large.anonymous_bytes
     assert watched.peak.anonymous_bytes == large.anonymous_bytes
-    assert watched.peak_resident_bytes > 60 * MB
+    small = watched.stages["small"]
+    assert small.record_bytes > 60 * MB > small.resident_bytes
     assert 0 < large.samples < watched.peak.samples
+
+
+def test_the_processes_it_starts_are_part_of_it():
+    child = "import time; held = bytearray(60 << 20); time.sleep(0.3)"
+    parent = f"import subprocess, sys; held = bytearray(30 << 20); subprocess.run([sys.executable, '-c', {child!r}])"
+    watched = watch([sys.executable, "-c", parent], stage_of, interval_s=0.002)
+    assert watched.peak.anonymous_bytes > 90 * MB
+    assert 60 * MB < watched.peak.record_bytes < 90 * MB  # of one of them
 
 
 def test_a_program_that_a_signal_ends():
