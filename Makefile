@@ -6,13 +6,13 @@ WHEELS_VENV := build/wheels-venv
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint full-size kill-training spark emulate-icount wheels clean
+.PHONY: demo test lint foreign-python full-size kill-training spark emulate emulate-icount wheels clean
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
 	$(BIN)/embernet ask examples/scene.png "what shape is black?" -v
 
-test: $(VENV)/installed-dev lint  ## Everything that must pass.
+test: $(VENV)/installed-dev lint foreign-python  ## Everything that must pass.
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed-dev
@@ -20,6 +20,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	rm -rf build/types && $(PIP) install -q --no-deps --no-build-isolation -C wheel.cmake=false --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p benchmarks -p embernet -p wheels
+
+foreign-python: $(VENV)/installed-dev  # For one test more, where it can be made: root, mmdebstrap, 400 MB of disk.
+	$(BIN)/python -m embernet.device.emulation python || echo "no arm64 Python: it is not tested as a whole"
 
 full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 4 GB of disk, some minutes.
 	$(BIN)/python -m pytest -m full_size -s
@@ -33,6 +36,9 @@ spark: $(VENV)/installed-dev  ## The small model of eight domains from nothing, 
 	$(BIN)/embernet eval build/spark/spark.ember --against build/spark/checkpoint --data synth --count 2400 -o build/spark/eval.json
 	$(BIN)/embernet card build/spark/spark.ember --eval build/spark/eval.json --limits docs/spark-limits.md --license mit \
 		-o build/spark/spark.ember/README.md
+
+emulate: $(VENV)/installed-dev wheels  ## The wheel on an emulated board of 448 MB: root, 8 GB of disk.
+	$(BIN)/python -m embernet.device.emulation board --full-size
 
 emulate-icount: $(VENV)/installed-dev  ## Tokens and instruction counts on an emulated Cortex-A53: root, 8 GB of disk.
 	$(BIN)/python -m pytest -m emulated

@@ -1,4 +1,4 @@
-"""Memory of this machine and of this process, as Linux counts it."""
+"""Memory of a process and of the machine, as Linux counts it."""
 
 import os
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ class MemoryUse:
     peak_resident_bytes: int
 
 
-def memory_use() -> MemoryUse | None:
-    """What this process uses now; None where /proc does not tell."""
-    status = kilobyte_fields(Path("/proc/self/status"))
-    rollup = kilobyte_fields(Path("/proc/self/smaps_rollup"))
+def memory_use(process: int | None = None) -> MemoryUse | None:
+    """What a process uses now (None = this one); None where /proc does not tell, as when it has ended."""
+    folder = Path("/proc", "self" if process is None else str(process))
+    status, rollup = kilobyte_fields(folder / "status"), kilobyte_fields(folder / "smaps_rollup")
     if not {"VmRSS", "VmHWM"} <= status.keys() or not {"Pss", "Anonymous"} <= rollup.keys():
         return None
     return MemoryUse(status["VmRSS"], rollup["Pss"], rollup["Anonymous"], status["VmHWM"])

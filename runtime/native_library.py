@@ -6,7 +6,6 @@ right, but slow.
 
 import ctypes
 import functools
-import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,8 @@ def find_library() -> Path | None:
     beside = Path(__file__).parent / FILE_NAME
     if beside.is_file():
         return beside.resolve()
+    import importlib.metadata  # over 2 MB, which an installed wheel does not need
+
     try:
         installed = importlib.metadata.distribution("embernet").locate_file(f"embernet/runtime/{FILE_NAME}")
     except importlib.metadata.PackageNotFoundError:

@@ -49,11 +49,12 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._rng = np.random.default_rng(sampling.seed)
+        # numpy.random takes over 2 MB, which the most likely token does not need.
+        self._rng = np.random.default_rng(sampling.seed) if sampling.temperature else None
 
     def __call__(self, logits: NDArray[np.float32]) -> int:
         """logits (V,) -> token id."""
-        if self._sampling.temperature == 0:
+        if self._rng is None:
             return int(logits.argmax())
         probabilities = token_probabilities(logits, self._sampling)
         return int(self._rng.choice(len(probabilities), p=probabilities))

@@ -1,17 +1,25 @@
 """The emulated machine's host side; with `-m emulated` also the machine itself, which needs root and minutes."""
 
+import copy
 import json
+import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from embernet.device.boards import PI_ZERO_2_W
-from embernet.device.emulation import guest, icount, machine
+from embernet.device.emulation import board, board_guest, debian, guest, icount, machine, user_mode
 from embernet.device.estimate import estimate, estimate_range
 from embernet.errors import EmbernetError, MissingExtraError
+from embernet.runtime import load
 from embernet.runtime.bundle import WEIGHTS_FILE, file_sha256, open_bundle
+from tests.conftest import EXAMPLES
+from tests.native_builds import build, can_emulate, is_x86
+
+ARM64_PYTHON = debian.ROOT / "build" / "emulation" / "python"
 
 
 def test_results_are_read_from_the_console(capsys):
@@ -90,7 +98,107 @@ def test_the_kept_counts_are_of_the_built_in_model_and_on_their_page():
     kept = json.loads(icount.KEPT.read_text())
     assert kept["schema"] == icount.SCHEMA
     assert kept["models"]["spark"]["weights_sha256"] == file_sha256(open_bundle("spark").path / WEIGHTS_FILE)
-    assert icount.tables(kept) in icount.PAGE.read_text(encoding="utf-8")
+    assert icount.tables(kept) == icount.TABLES.read()
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Run steps as the board does -> what the host reads on the console."""
+    busybox = tmp_path / "programs" / "busybox"
+    busybox.parent.mkdir()
+    busybox.write_text("#!/bin/sh\necho '[1.0] Booting Linux'\necho '[9.0] Out of memory: Killed process 7 (python)'\n")
+    busybox.chmod(0o755)
+    monkeypatch.setenv("PATH", str(busybox.parent), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "argv", ["board_guest", str(tmp_path)])
+    monkeypatch.chdir(tmp_path)  # the steps go elsewhere
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "hello.txt").write_text("hello\n")
+
+    def run(steps: list[dict], capsys: pytest.CaptureFixture[str]) -> list:
+        (tmp_path / "job.json").write_text(json.dumps(steps))
+        board_guest.main()
+        return machine.read_results(capsys.readouterr().out.splitlines(), len(steps) + 2)
+
+    return run
+
+
+def test_the_board_runs_steps_and_reports_on_each(job, capsys):
+    speak = "print('stage: talk', flush=True); import time; time.sleep(0.2); print(open('hello.txt').read())"
+    system, spoken, failed, messages = job(
+        [
+            {"name": "speak", "command": [sys.executable, "-c", speak]},
+            {"name": "fail", "command": [sys.executable, "-c", "raise SystemExit(5)"]},
+        ],
+        capsys,
+    )
+    assert system["memory_total_bytes"] > system["memory_available_bytes"] > 0
+    assert (spoken["name"], spoken["exit_code"], spoken["output"]) == ("speak", 0, ["hello", ""])
+    assert spoken["peak_pss_bytes"] == spoken["stages"]["talk"]["proportional_bytes"] > 0
+    assert failed["exit_code"] == 5
+    assert messages == ["[9.0] Out of memory: Killed process 7 (python)"]
+
+
+def test_a_steps_bars_and_complaints_do_not_hide_results(job, capsys):
+    program = "import sys; sys.stderr.write('no newline at the end ' + str(sys.stderr.isatty()))"
+    _, step, _ = job([{"name": "complain", "command": [sys.executable, "-c", program]}], capsys)
+    assert step["output"] == []
+
+
+def test_the_board_hands_its_wheel_nothing_of_the_checkout(job, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    command = [sys.executable, "-c", "import os; print(os.environ.get('PYTHONPATH'))"]
+    _, step, _ = job([{"name": "look", "command": command}], capsys)
+    assert step["output"] == ["None"]
+
+
+def test_the_kept_board_is_as_promised_and_on_its_page():
+    kept = json.loads(board.KEPT.read_text())
+    assert kept["schema"] == board.SCHEMA
+    assert kept["emulated"] is True
+    assert kept["models"]["full"]["parameters"] == 840_804_992
+    assert len(kept["answers"][board.FULL_SIZE]) == board.NEW_TOKENS
+    assert board.complaints(kept) == []
+    assert board.tables(kept) == board.TABLES.read()
+
+
+def test_what_is_not_as_promised_is_named():
+    result = copy.deepcopy(json.loads(board.KEPT.read_text()))
+    result["swap_bytes"] = 4096
+    result["kernel_complaints"] = ["Out of memory: Killed process 7"]
+    steps = {step["name"]: step for step in result["steps"]}
+    steps[board.FULL_SIZE] |= {"peak_pss_bytes": 300_100_000, "peak_anonymous_bytes": 80_000_000}
+    steps[board.CAPTION]["peak_pss_bytes"] = 81_000_000
+    assert board.complaints(result) == [
+        "the board has swap (found 4096 bytes, expected none)",
+        "the kernel says: Out of memory: Killed process 7",
+        "caption a folder: too much PSS (found 81.0 MB, expected up to 80)",
+        "full-size answer: too much PSS (found 300.1 MB, expected up to 300)",
+    ]
+
+
+@pytest.mark.parametrize(("kills", "reason"), [(0, "exit code 1"), (1, "had no memory left")])
+def test_a_step_that_fails_on_the_board_is_named(tmp_path, monkeypatch, kills, reason):
+    step = {"name": "caption", "exit_code": 1, "oom_kills": kills}
+    monkeypatch.setattr(machine, "make_system", lambda folder: tmp_path / "disk.img")
+    monkeypatch.setattr(machine, "make_job", lambda *arguments: tmp_path / "job.img")
+    monkeypatch.setattr(machine, "boot", lambda *arguments, expected: [{}, step, []])
+    with pytest.raises(EmbernetError, match=f"caption: failed on the board.*{reason}"):
+        board._boot(tmp_path, [board.Step("caption", ("embernet",))], {})
+
+
+@pytest.mark.skipif(
+    not (is_x86() and can_emulate() and (ARM64_PYTHON / "made-from").is_file()),
+    reason="needs make foreign-python, qemu-aarch64-static and aarch64-linux-gnu-g++",
+)
+def test_a_caption_on_the_cpu_of_a_raspberry_pi(tmp_path):
+    debian.copy_package(tmp_path)
+    shutil.copy(build("embernet_ops", "aarch64") / "libembernet_ops.so", tmp_path / "embernet" / "runtime")
+    image = EXAMPLES / "scene.png"
+    command = user_mode.python(ARM64_PYTHON, tmp_path, ["-m", "embernet", "caption", "-t", "1", "--jsonl", str(image)])
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"EMBERNET_ISA": "neon"}
+    )
+    assert json.loads(done.stdout)["text"] == load("spark").caption(image).text
 
 
 @pytest.mark.emulated
@@ -99,6 +207,6 @@ def test_the_published_models_tokens_on_the_emulated_cpu(exact_bundle, io, tmp_p
     np.save(tmp_path / "pixels.npy", io["pixel_values"])
     job = {"step": "tokens", "bundle": "exact.ember", "images": ["pixels.npy"], "new_tokens": 7, "isa": isa}
     files = {"exact.ember": exact_bundle, "pixels.npy": tmp_path / "pixels.npy"}
-    folder = machine.ROOT / "build" / "emulation"
+    folder = debian.ROOT / "build" / "emulation"
     found = machine.run([job | {"input_ids": io["input_ids"][0].tolist()}], files, folder, icount.MEMORY_MB)
     assert found == [[io["greedy_ids"].tolist()]]

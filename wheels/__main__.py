@@ -202,7 +202,9 @@ def numbers() -> bytes:
             tile = rng.randbytes(groups * 64)
             if operation == 1:  # two bits per weight: 0, 1 or 2
                 tile = bytes(sum(rng.randint(0, 2) << shift for shift in (0, 2, 4, 6)) for _ in tile)
-            parts += [struct.pack("<4q", operation, groups, count, stride), tile]
+            outliers = () if operation == 1 else (1,)
+            sizes = (operation, *outliers, groups, count, stride)
+            parts += [struct.pack(f"<{len(sizes)}q", *sizes), tile]
             parts += [struct.pack(f"<{len(codes)}b", *codes), struct.pack(f"<{count}i", *sums)]
     for size in (5, 64, 777):
         x, y = ([rng.gauss(0, 10 ** rng.uniform(-3, 1)) for _ in range(size)] for _ in range(2))

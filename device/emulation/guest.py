@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from embernet.device.emulation.report import report, say
 from embernet.device.memory import read_into_page_cache
 from embernet.runtime import load
 from embernet.runtime.bundle import Bundle, open_bundle
@@ -29,7 +30,6 @@ from embernet.runtime.image import load_image, preprocess
 from embernet.runtime.pipelines.base import Context, Step
 from embernet.runtime.session import EngineOptions, Graph
 
-RESULT = "result: "  # before the JSON of one step, on a line of its own
 POWER_OFF = 0x4321FEDC
 MILLION = 1e6
 PROFILES = Path("/tmp/profiles")  # noqa: S108 - the guest's own disk
@@ -164,15 +164,10 @@ def main() -> None:
         for step in json.loads(Path("job.json").read_text()):
             say(f"{step}")
             result = STEPS[step.pop("step")](**step)
-            say(RESULT + json.dumps(result))
+            report(result)
     except Exception:
         say(traceback.format_exc())
     ctypes.CDLL(None).reboot(POWER_OFF)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import Any
 
 from embernet.device.boards import CORES, PI_ZERO_2_W
 from embernet.device.dynamic_int8 import quantize_vision
-from embernet.device.emulation import guest, machine
+from embernet.device.emulation import debian, guest, machine
+from embernet.device.emulation.page import Tables
 from embernet.device.estimate import estimate_range
 from embernet.errors import EmbernetError
 from embernet.runtime import load
@@ -18,11 +19,10 @@ from embernet.runtime.bundle import WEIGHTS_FILE, Bundle, file_sha256, open_bund
 from embernet.runtime.native_library import FUNCTION_BODIES, supported_isas
 
 SCHEMA = "embernet.a53-instructions/1"
-KEPT = machine.ROOT / "benchmarks" / "a53_instructions.json"
-PAGE = machine.ROOT / "docs" / "performance-a53.md"
-MARKS = ("<!-- tables: written by python -m embernet.device.emulation --write -->\n", "<!-- end of tables -->")
-EXAMPLES = sorted((machine.ROOT / "examples").glob("*.png"))
-IMAGE = machine.ROOT / "examples" / "scene.png"
+KEPT = debian.ROOT / "benchmarks" / "a53_instructions.json"
+TABLES = Tables(debian.ROOT / "docs" / "performance-a53.md", "python -m embernet.device.emulation --write")
+EXAMPLES = sorted((debian.ROOT / "examples").glob("*.png"))
+IMAGE = debian.ROOT / "examples" / "scene.png"
 MEMORY_MB = 2048  # the page cache holds every weight: only instructions are counted here
 GUEST_ISAS = ("neon", "portable", FUNCTION_BODIES)
 LIMIT = 1.03  # of a kept count
@@ -45,7 +45,7 @@ def count_spark(folder: Path) -> dict[str, Any]:
     job.append({"step": "stages", **about, "image": IMAGE.name, "new_tokens": 8, "repeats": 3})
     files = {path.name: path for path in EXAMPLES} | {"spark.ember": bundle.path}
     *emulated, counted = machine.run(job, files, folder, MEMORY_MB)
-    answers |= {f"{isa} on {machine.CPU}": found for isa, found in zip(GUEST_ISAS, emulated, strict=True)}
+    answers |= {f"{isa} on {debian.CPU}": found for isa, found in zip(GUEST_ISAS, emulated, strict=True)}
     for engine, found in answers.items():
         if found != expected:
             raise EmbernetError(f"spark: {engine} gives other tokens (found {found}, expected {expected})")
@@ -90,7 +90,7 @@ def make_full_size(folder: Path) -> tuple[Path, Path]:
 
 
 def _embernet(*arguments: str | Path) -> None:
-    machine.call(sys.executable, "-m", "embernet", *arguments, "-q")
+    debian.call(sys.executable, "-m", "embernet", *arguments, "-q")
 
 
 def _entry(bundle: Bundle, counted: dict[str, Any]) -> dict[str, Any]:
@@ -120,10 +120,10 @@ def weight_bytes(bundle: Bundle) -> dict[str, int]:
 def versions() -> dict[str, str]:
     """What the counts depend on, besides this tree."""
     qemu, compiler = (
-        machine.call(name, "--version").splitlines()[0] for name in ("qemu-system-aarch64", machine.COMPILER)
+        debian.call(name, "--version").splitlines()[0] for name in ("qemu-system-aarch64", machine.COMPILER)
     )
-    pinned = dict(requirement.split("==") for requirement in machine.REQUIREMENTS)
-    return {"qemu": qemu, "compiler": compiler, "python": machine.PYTHON, **pinned, "host": platform.machine()}
+    pinned = dict(requirement.split("==") for requirement in debian.REQUIREMENTS)
+    return {"qemu": qemu, "compiler": compiler, "python": debian.PYTHON, **pinned, "host": platform.machine()}
 
 
 def regressions(kept: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -148,9 +148,7 @@ def keep(found: Mapping[str, Any]) -> None:
     values = {"schema": SCHEMA, "versions": versions(), "models": {**before, **found}}
     KEPT.parent.mkdir(exist_ok=True)
     KEPT.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    start, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
-    PAGE.write_text(text[:start] + tables(values) + text[end:], encoding="utf-8")
+    TABLES.write(tables(values))
 
 
 def tables(kept: Mapping[str, Any]) -> str:

@@ -1,35 +1,35 @@
-"""The emulated machine: its disk images, made once, and a run of it.
+"""The emulated machine: its disk images, made once, and a run of it, to count instructions or as a board.
 
-Needs root, because the files of a Linux system belong to root, and the Debian packages in `PROGRAMS`. The system has
-only what is unpacked from Debian's packages: nothing of it runs before it boots, so no emulator for programs is needed.
+Needs root, because the files of a Linux system belong to root, and the Debian packages in `PROGRAMS`.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embernet.device.emulation import guest
-from embernet.errors import EmbernetError, MissingExtraError
+from embernet.device.emulation import debian
+from embernet.device.emulation.debian import CPU, ROOT, call
+from embernet.device.emulation.report import RESULT
+from embernet.errors import EmbernetError
 
-ROOT = Path(__file__).parents[2]
-CPU, COMPILER = "cortex-a53", "aarch64-linux-gnu-g++"
+COMPILER = "aarch64-linux-gnu-g++"
 PROGRAMS = {
     "qemu-system-aarch64": "qemu-system-arm",
-    "mmdebstrap": "mmdebstrap",
+    **debian.PROGRAMS,
+    "depmod": "kmod",
     "mke2fs": "e2fsprogs",
     COMPILER: "g++-aarch64-linux-gnu",
     "cmake": "cmake",
 }
-SUITE, PYTHON = "bookworm", "3.11"
-PACKAGES = ("busybox-static", "libstdc++6", "linux-image-arm64", "python3")
-# Versions decide how many instructions a run has, so they are fixed.
-REQUIREMENTS = ("numpy==2.4.6", "onnxruntime==1.31.1", "pillow==13.0.0", "tokenizers==0.23.3", "typer==0.29.2")
-PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in (28, 27, 17)]
+PACKAGES = (
+    *("base-files", "busybox-static", "kmod", "libstdc++6", "linux-image-arm64"),
+    *("python3", "python3-venv", "systemd", "udev"),
+)
 MODULES = (  # in the order of their needs
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci_legacy_dev",
@@ -41,7 +41,10 @@ MODULES = (  # in the order of their needs
     "fs/jbd2/jbd2",
     "fs/ext4/ext4",
 )
-SITE, JOB = "/opt/site", "/opt/job"
+JOB = "/opt/job"
+SITE = f"/usr/local/lib/python{debian.PYTHON}/dist-packages"  # where the system's Python looks by itself
+FREE_MB = 512  # of the system's disk
+GUEST = "embernet.device.emulation"
 INIT = f"""#!/bin/busybox sh
 set -e
 /bin/busybox mkdir -p /dev /system
@@ -52,50 +55,81 @@ for module in {" ".join(Path(name).name for name in MODULES)}; do /bin/busybox i
 /bin/busybox mount -t proc proc /system/proc
 /bin/busybox mount -t sysfs sys /system/sys
 /bin/busybox mount -o move /dev /system/dev
-export HOME=/root PYTHONPATH={JOB}:{SITE}
+export HOME=/root PYTHONPATH={JOB}
 exec /bin/busybox switch_root /system $realinit
 """
+# Written into the system, started by `systemd.wants=`. A command that is killed for want of memory ends alone.
+SERVICE = f"""[Unit]
+Description=the steps of a job
+After=multi-user.target
+SuccessAction=poweroff
+FailureAction=poweroff
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3 -m {GUEST}.board_guest {JOB}
+Environment=PYTHONPATH={JOB} HOME=/root
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
+OOMPolicy=continue
+"""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the machine is. command_line: the kernel's, where `realinit` is its first program.
+
+    skips: the clock jumps to the next alarm when there is nothing to do, else it waits with the world. While a
+    program runs, it counts instructions: of one core, exactly; of several, so that a host that is busy with other
+    things does not drown the machine in the interrupts of its own timer.
+    """
+
+    megabytes: int
+    command_line: str
+    cores: int = 1
+    skips: bool = False
 
 
 def require_host() -> None:
     """EmbernetError unless this is root, MissingExtraError that names every Debian package whose program is missing."""
-    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
-    if missing:
-        raise MissingExtraError(
-            f"the emulation needs programs that are not installed ({', '.join(missing)})",
-            hint=f"apt-get install --no-install-recommends {' '.join(missing)}",
-        )
-    if os.geteuid() != 0:
-        raise EmbernetError("the emulation needs root: the files of its system belong to root")
+    debian.require_host(PROGRAMS)
 
 
 def run(job: Sequence[Mapping[str, Any]], files: Mapping[str, Path], folder: Path, megabytes: int) -> list[Any]:
-    """Run the steps of a job (guest.py) in the machine and return one result per step.
+    """Run the steps of a job (guest.py) by a counting machine's first process, and return one result per step.
 
     files: what lies in the job's folder, by name; folder: where images are kept; megabytes: memory of the machine.
     """
     require_host()
-    system, job_disk = folder / "system", folder / "job.img"
-    _make_system(system)
-    _make_job(folder / "job", job_disk, job, files)
-    initrd = folder / "initrd"
-    initrd.write_bytes(_initial_ram_disk(system / "root"))
-    (kernel,) = (system / "root" / "boot").glob("vmlinuz-*")
+    system = make_system(folder)
+    library = {"embernet/runtime/libembernet_ops.so": _native_library(folder / "native")}
+    disk = make_job(folder, job, {**files, **library})
+    command_line = f'realinit="/usr/bin/python3 -m {GUEST}.guest {JOB}"'
+    return boot(folder, [system, disk], Setup(megabytes, command_line, skips=True), len(job))
+
+
+def boot(folder: Path, disks: Sequence[Path], setup: Setup, expected: int) -> list[Any]:
+    """Start a machine with these disks (its system, its job), and return the results that it reports until it is off.
+
+    folder: where make_system() made the system; EmbernetError unless there are as many results as expected.
+    """
+    root, initrd = folder / "system" / "root", folder / "initrd"
+    initrd.write_bytes(_initial_ram_disk(root))
+    (kernel,) = (root / "boot").glob("vmlinuz-*")
     command: list[str | Path] = [
-        *("qemu-system-aarch64", "-M", "virt", "-cpu", CPU, "-smp", "1", "-m", str(megabytes)),
-        *("-icount", "shift=0,sleep=off"),
+        *("qemu-system-aarch64", "-M", "virt", "-cpu", CPU, "-smp", str(setup.cores), "-m", str(setup.megabytes)),
+        *("-icount", f"shift=0,sleep={'off' if setup.skips else 'on'}"),
         *("-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-kernel", kernel, "-initrd", initrd),
-        *("-drive", f"file={system / 'disk.img'},format=raw,if=virtio,snapshot=on"),
-        *("-drive", f"file={job_disk},format=raw,if=virtio,snapshot=on"),
-        "-append",
-        f'console=ttyAMA0 quiet panic=-1 realinit="/usr/bin/python3 -m {guest.__name__} {JOB}"',
+        *(part for disk in disks for part in ("-drive", f"file={disk},format=raw,if=virtio,snapshot=on")),
+        *("-append", f"console=ttyAMA0 quiet panic=-1 {setup.command_line}"),
     ]
     with subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as process:
         try:
-            return read_results(process.stdout or (), len(job))
+            return read_results(process.stdout or (), expected)
         finally:  # the machine does not outlive whoever reads from it
             process.kill()
 
@@ -107,8 +141,8 @@ def read_results(console: Iterable[str], expected: int) -> list[Any]:
         if line:
             said.append(line)
             sys.stderr.write(f"  {line}\n")
-        if line.startswith(guest.RESULT):
-            results.append(json.loads(line.removeprefix(guest.RESULT)))
+        if line.startswith(RESULT):
+            results.append(json.loads(line.removeprefix(RESULT)))
     if len(results) != expected:
         raise EmbernetError(
             f"the emulated machine finished {len(results)} of {expected} steps (its last words: {said[-1]})"
@@ -116,24 +150,26 @@ def read_results(console: Iterable[str], expected: int) -> list[Any]:
     return results
 
 
-def _make_system(folder: Path) -> None:
-    """A disk image of Debian's files and Python packages, unless it is there as wanted."""
-    wanted, made = "\n".join([SUITE, *PACKAGES, *REQUIREMENTS]), folder / "made-from"
+def make_system(parent: Path) -> Path:
+    """A disk image of Debian's files and Python packages; made anew unless it is there as wanted."""
+    folder = parent / "system"
+    disk, made = folder / "disk.img", folder / "made-from"
+    wanted = "\n".join([debian.SUITE, *PACKAGES, *debian.REQUIREMENTS, SERVICE])
     if made.is_file() and made.read_text() == wanted:
-        return
+        return disk
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     root = folder / "root"
-    options = ["--mode=root", "--variant=extract", "--architectures=arm64", f"--include={','.join(PACKAGES)}"]
-    call("mmdebstrap", "--quiet", *options, '--aptopt=APT::Install-Recommends "false"', SUITE, root, *_mirrors())
-    for name in ("proc", "sys", "root", "tmp", JOB, SITE):
+    debian.unpack(root, PACKAGES)
+    for name in ("proc", "sys", "root", "tmp", JOB):
         (root / name.lstrip("/")).mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-compile"]
-    platforms = [f"--platform={name}" for name in PLATFORMS]
-    python = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON]
-    call(*pip, *python, *platforms, "--target", root / SITE.lstrip("/"), *REQUIREMENTS)
-    _make_disk(root, folder / "disk.img")
+    (modules,) = (root / "lib" / "modules").iterdir()
+    call("depmod", "-b", root, modules.name)
+    (root / "etc" / "systemd" / "system" / "job.service").write_text(SERVICE)
+    debian.install(root / SITE.lstrip("/"))
+    _make_disk(root, disk, FREE_MB)
     made.write_text(wanted)
+    return disk
 
 
 def _initial_ram_disk(root: Path) -> bytes:
@@ -145,21 +181,13 @@ def _initial_ram_disk(root: Path) -> bytes:
     return cpio({"bin": None, **files})
 
 
-def _mirrors() -> list[str]:
-    """Where this machine itself gets Debian from; nothing (mmdebstrap's own choice) if it is no Debian."""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Label: Debian", "Identifier: Packages"]
-    return sorted(set(call(*command).split()))[:1]
-
-
-def _make_job(folder: Path, disk: Path, job: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> None:
-    """A disk with the steps, the files they name, and this tree's package with its native operators."""
+def make_job(parent: Path, job: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> Path:
+    """A disk with the steps, the files they name, and this tree's package, without native operators."""
+    folder, disk = parent / "job", parent / "job.img"
     shutil.rmtree(folder, ignore_errors=True)
-    package = folder / "embernet"
-    hidden = shutil.ignore_patterns("__pycache__", "native", "*.so")
-    for source, target in (("embernet", "."), ("runtime", "runtime"), ("device", "device")):
-        shutil.copytree(ROOT / source, package / target, ignore=hidden, dirs_exist_ok=True)
-    shutil.copy(_native_library(folder.parent / "native"), package / "runtime")
+    debian.copy_package(folder)
     for name, path in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         if path.is_dir():
             shutil.copytree(path, folder / name)
         else:
@@ -167,6 +195,7 @@ def _make_job(folder: Path, disk: Path, job: Sequence[Mapping[str, Any]], files:
     (folder / "job.json").write_text(json.dumps(job))
     _make_disk(folder, disk)
     shutil.rmtree(folder)
+    return disk
 
 
 def _native_library(build: Path) -> Path:
@@ -177,11 +206,11 @@ def _native_library(build: Path) -> Path:
     return build / "libembernet_ops.so"
 
 
-def _make_disk(folder: Path, disk: Path) -> None:
-    """An ext4 image of a folder's files, a sixth larger than they are."""
+def _make_disk(folder: Path, disk: Path, free_megabytes: int = 64) -> None:
+    """An ext4 image of a folder's files, a sixth larger than they are, and with so much room besides."""
     size = sum(path.lstat().st_size for path in folder.rglob("*"))
     disk.unlink(missing_ok=True)
-    kilobytes = (size // 1024) * 7 // 6 + 64 * 1024
+    kilobytes = (size // 1024) * 7 // 6 + free_megabytes * 1024
     call("mke2fs", "-q", "-t", "ext4", "-O", "^metadata_csum,^has_journal", "-d", folder, disk, f"{kilobytes}k")
 
 
@@ -196,14 +225,3 @@ def cpio(files: Mapping[str, bytes | None]) -> bytes:
         archive += bytes(-len(archive) % 4) + data
         archive += bytes(-len(archive) % 4)
     return bytes(archive)
-
-
-def call(*command: str | Path) -> str:
-    """Run a program in the checkout, and return what it said; EmbernetError with the end of what went wrong."""
-    result = subprocess.run(  # noqa: S603 - the commands are this module's own
-        command, check=False, cwd=ROOT, capture_output=True, text=True
-    )
-    if result.returncode:
-        said = (result.stderr or result.stdout).strip().splitlines()[-3:]
-        raise EmbernetError(f"{command[0]} failed ({' / '.join(said)})")
-    return result.stdout
