@@ -71,7 +71,7 @@ class CommandCamera:
                 start_new_session=True,  # Ctrl-C is for us; and all that it starts can be killed with it
             )
         except OSError as error:
-            raise EmbernetError(f"{self.name}: cannot be started ({error.strerror})") from None
+            raise EmbernetError(f"{self.name}: cannot be started ({(error.strerror or str(error)).lower()})") from None
         pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe]
         try:
             image, said, is_whole = _read_outputs(pipes, stop, deadline)

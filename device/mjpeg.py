@@ -99,7 +99,8 @@ class MjpegStream:
         self._error: str | None = None
         self._lock = threading.Lock()
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        threading.Thread(target=self._read, name=f"reading {name}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"reading {name}", daemon=True)
+        self._reader.start()
 
     def next(self, stop: Stop) -> Frame | None:
         while not stop.is_set():
@@ -130,7 +131,7 @@ class MjpegStream:
                         self._newest = Frame(image, now())
                     os.eventfd_write(self._news, 1)
         except OSError as error:
-            self._error = f"cannot be read ({error.strerror})"
+            self._error = f"cannot be read ({(error.strerror or str(error)).lower()})"
         with self._lock:
             self._has_ended = True
         os.eventfd_write(self._news, 1)

@@ -131,7 +131,9 @@ class V4l2Camera:
         try:
             is_device = stat.S_ISCHR(Path(device).stat().st_mode)
         except OSError as error:
-            raise InputError(f"{device}: no such camera ({error.strerror})", hint="ls /dev/video*") from None
+            raise InputError(
+                f"{device}: no such camera ({(error.strerror or str(error)).lower()})", hint="ls /dev/video*"
+            ) from None
         if not is_device:
             raise InputError(f"{device}: not a camera (expected a device such as /dev/video0)")
 

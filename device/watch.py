@@ -1,6 +1,8 @@
 """A folder into which image files come: each of them is given once, when it is complete."""
 
+import fcntl
 import os
+import signal
 import stat
 import time
 from collections import deque
@@ -13,19 +15,22 @@ from embernet.device.inotify import FolderEvents, open_folder_events
 from embernet.errors import EmbernetError, InputError
 from embernet.image_files import IMAGE_SUFFIXES
 
-# A file that the kernel does not announce is complete when it has not changed for so long.
+# A file that the kernel does not announce is complete when it rests for so long.
 SETTLED_S = 2.0
 POLL_S = 1.0
 # What the kernel does not see (hard links, network file systems) is found by looking.
 LOOK_AGAIN_S = 60.0
+_SET_SIGNAL = 10  # F_SETSIG
 _LARGEST_SHARE = 0.1  # of the time may be spent with looking
 
 
 class WatchedFolder:
     """First the images that are in a folder, the oldest first, then those that come; none is skipped.
 
-    A file is complete when whoever wrote it closes it or moves it here (inotify). Names that begin with a dot or end
-    unlike an image's (`.part`, `.tmp`) are of no interest. A file that is written again is given again.
+    A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or where
+    the kernel announces nothing, when it has not been written for two seconds and, as far as we may know, nobody has
+    it open to write. Names that begin with a dot or end unlike an image's (`.part`, `.tmp`) are of no interest. A file
+    that is written again is given again.
     done: the files that need not be given, and when they were written (`modified_unix_ms`).
     Keeps about 200 bytes for every image that is in the folder.
     """
@@ -94,7 +99,8 @@ class WatchedFolder:
             if status is None or self._given.get(name) == _modified_unix_ms(status):
                 continue
             state = (status.st_mtime_ns, status.st_size)
-            if time.time() - status.st_mtime > SETTLED_S or self._unsettled.get(name) == state:
+            rests = time.time() - status.st_mtime > SETTLED_S or self._unsettled.get(name) == state
+            if rests and not _is_being_written(self.folder / name):
                 arrived.append((status.st_mtime_ns, name))
             else:
                 unsettled[name] = state
@@ -138,6 +144,27 @@ def done_files(folder: str | os.PathLike[str], records: Iterable[Mapping[str, An
 
 def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether somebody has a file open for writing; False, too, if the kernel does not tell us.
+
+    It gives a lease only on a file that nobody writes, and only to its owner or to root.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(file, _SET_SIGNAL, signal.SIGURG)  # which does no harm if a writer comes this very moment
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)  # and with it the lease
+    return False
 
 
 def _modified_unix_ms(status: os.stat_result) -> int:

@@ -111,6 +111,15 @@ def test_without_announcements_a_file_is_complete_when_it_rests(monkeypatch, tmp
     assert sizes == [start + 1, start + 2, start + 3, start + 3, start + 3]
 
 
+def test_a_file_that_was_begun_before_is_not_complete_while_it_is_open(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "POLL_S", 0.02)
+    put(tmp_path / "a.png")
+    with open(tmp_path / "a.png", "ab"):
+        folder = WatchedFolder(tmp_path)
+        assert is_quiet(folder)
+    assert names(folder, 1) == ["a.png"]
+
+
 def test_names_that_are_not_meant_yet_are_left_alone_until_they_are_renamed(kind, tmp_path):
     for name in (".a.png", "b.png.part", "c.tmp", ".d.jpg"):
         put(tmp_path / "x.png").rename(tmp_path / name)
