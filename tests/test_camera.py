@@ -1,5 +1,6 @@
 """A camera that is a program: what it gives, how it fails, and captions of it for as long as it lasts."""
 
+import configparser
 import io
 import json
 import os
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from embernet.cli.app import app
 from embernet.device import camera, captioning
 from embernet.device.camera import CommandCamera, parse_command, raspberry_pi_command
 from embernet.device.captioning import Caption, Failure, Recovery, caption_frames
@@ -20,7 +23,7 @@ from embernet.device.saving import FrameFolder
 from embernet.errors import EmbernetError, InputError, MissingExtraError
 from embernet.runtime import load
 from tests.conftest import EXAMPLES, one_sentence
-from tests.test_cli import embernet
+from tests.test_cli import ROOT, embernet
 
 
 def jpeg(color: int = 0, size: tuple[int, int] = (16, 12)) -> bytes:
@@ -388,6 +391,17 @@ def test_a_signal_ends_it_while_the_camera_hangs(program):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, b"", b"")
+
+
+def test_the_unit_for_systemd_starts_a_command_that_there_is():
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read(ROOT / "device" / "systemd" / "embernet-caption.service")
+    program, name, *arguments = unit["Service"]["ExecStart"].split()
+    command = typer.main.get_command(app).commands[name]
+    options = command.make_context(name, arguments).params
+    assert program.endswith("/bin/embernet")
+    assert (options["camera"], options["interval"], options["if_changed"]) == (True, 60.0, True)
+    assert options["output"] == Path("captions.jsonl")
 
 
 @pytest.mark.parametrize(
