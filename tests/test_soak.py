@@ -140,12 +140,13 @@ def test_a_folder_that_fills_for_long(tmp_path, count):
         elif number - 3 in kills:
             process = start(log, *command)
         if number == full_from:
+            wait_until(lambda least=number - 5: lines(output) >= least, process)
             limit = output.stat().st_size + 100  # within a line
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         elif number == full_to:
             wait_until(lambda: b"cannot be written for now" in log.read_bytes(), process)
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        if number > full_to and number % 10 == 0:
+        if number % 10 == 0 and process.poll() is None:
             wait_until(lambda least=number - KEPT_FILES: lines(output) >= least, process)
         if (old := number - 2 * KEPT_FILES) >= 0:  # somebody tidies up
             (folder / f"{old:05}.jpg").unlink()
