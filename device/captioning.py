@@ -127,7 +127,7 @@ def caption_frames(
             is_file = frame is not None and frame.path is not None
             failures += not is_file
             retry_s = None if is_file else min(_RETRY_FIRST_S * 2.0 ** (failures - 1), _RETRY_LAST_S)
-            yield Failure(error, source.name, frame, retry_s)
+            yield Failure(_without_traceback(error), source.name, frame, retry_s)
             stop.wait(retry_s or 0.0)
             continue
         if failures:
@@ -138,6 +138,12 @@ def caption_frames(
         if interval_s:
             due += interval_s * ((time.monotonic() - due) // interval_s + 1)
             stop.wait(due - time.monotonic())
+
+
+def _without_traceback(error: EmbernetError) -> EmbernetError:
+    """An error that does not keep the image alive, as the frames of its traceback would for as long as it is kept."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _require_possible(model: Model, question: str, options: GenerationOptions) -> None:

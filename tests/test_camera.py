@@ -217,6 +217,8 @@ def test_a_file_that_fails_is_left_behind_at_once(model, tmp_path):
     assert str(gone.error) == f"{tmp_path}/gone.png: no such file"
     assert bad.to_dict()["input"]["path"] == str(tmp_path / "bad.png")
     assert good.path == tmp_path / "good.png"
+    for failure in (bad, gone):  # else each would keep its image in memory
+        assert (failure.error.__traceback__, failure.error.__context__) == (None, None)
 
 
 def test_moments_that_pass_meanwhile_are_left_out(model, monkeypatch):

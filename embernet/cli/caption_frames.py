@@ -1,5 +1,6 @@
 """`embernet caption` of a camera, a stream or a folder that fills: goes on until it is told to end."""
 
+import gc
 import signal
 import sys
 from contextlib import ExitStack, closing
@@ -63,9 +64,11 @@ def caption_until_told_to_end(
         source = stack.enter_context(closing(_open_source(request, output)))
         interruption = stack.enter_context(Interruption(stop.set))
         loaded = load_model(model, request.quiet, **load_options)
+        gc.collect()
+        gc.freeze()  # what stays for good need not be looked through after every image
         note(f"captioning {source.name}; Ctrl-C ends it", request.quiet)
         results = _Results(request, loaded, output, folder)
-        captions, last_failure = 0, None
+        captions, failed_with = 0, 0
         for event in caption_frames(
             loaded,
             source,
@@ -76,8 +79,9 @@ def caption_until_told_to_end(
             threshold=request.threshold,
         ):
             results.take(event)
+            gc.collect()  # what Python keeps for later use would grow for days
             if isinstance(event, Failure):
-                last_failure = event
+                failed_with = event.error.exit_code
                 if request.fail_fast:
                     break
             captions += isinstance(event, Caption)
@@ -87,8 +91,8 @@ def caption_until_told_to_end(
         results.finish()
     if interruption.received == signal.SIGINT:
         raise typer.Exit(130)
-    if last_failure is not None and interruption.received is None and (request.fail_fast or not captions):
-        raise typer.Exit(last_failure.error.exit_code)
+    if failed_with and interruption.received is None and (request.fail_fast or not captions):
+        raise typer.Exit(failed_with)
 
 
 def _open_source(request: FrameRequest, output: "RecordFile | None") -> "FrameSource":
