@@ -6,7 +6,7 @@ WHEELS_VENV := build/wheels-venv
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint foreign-python full-size kill-training spark emulate emulate-icount wheels clean
+.PHONY: demo test lint foreign-python full-size kill-training soak spark emulate emulate-icount wheels clean
 
 demo: $(VENV)/installed  ## Caption and question the example images with the built-in model.
 	$(BIN)/embernet caption examples/*.png
@@ -29,6 +29,9 @@ full-size: $(VENV)/installed-dev  ## The 840.8 M parameter model, start to end: 
 
 kill-training: $(VENV)/installed-dev  ## A training run that is killed ten times at random moments: a minute.
 	$(BIN)/python -m pytest -m killed
+
+soak: $(VENV)/installed-dev  ## 1,000 images each of a folder and a camera that fail now and then: some minutes.
+	$(BIN)/python -m pytest -m soak -s
 
 spark: $(VENV)/installed-dev  ## The small model of eight domains from nothing, with its card: hours, 12 GB of disk.
 	$(BIN)/embernet train spark -o build/spark/checkpoint

@@ -20,10 +20,10 @@ import embernet.runtime.session  # noqa: F401  (imports the engine, so that load
 from embernet import __version__
 from embernet.device.bandwidth import ReadBandwidth, read_bandwidth
 from embernet.device.bench_result import SCHEMA
+from embernet.device.board_watch import Watch
 from embernet.device.cpu import cpu_name, is_emulated, physical_cores
 from embernet.device.memory import MemoryUse, memory_use, read_into_page_cache
 from embernet.device.start import STARTS, measure_starts
-from embernet.device.watch import Watch
 from embernet.device.workload import Workload, choose_workload, first_token
 from embernet.runtime.bundle import WEIGHTS_FILE, open_bundle
 from embernet.runtime.image import load_image, preprocess

@@ -1,126 +1,171 @@
-"""Watching the board during a measurement: heat, clock, throttling and swap, and whether they spoilt it.
+"""A folder into which image files come: each of them is given once, when it is complete."""
 
-docs/benchmarking.md says when a run counts as spoilt.
-"""
-
+import fcntl
+import os
+import signal
+import stat
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from embernet.device.health import (
-    THROTTLE_BITS,
-    Health,
-    Throttling,
-    frequency_mhz,
-    read_health,
-    temperature_c,
-    throttling,
-)
-from embernet.device.memory import swapped_out_bytes
+from embernet.device.frames import Frame, Stop, now
+from embernet.device.inotify import FolderEvents, open_folder_events
+from embernet.errors import EmbernetError, InputError
+from embernet.image_files import IMAGE_SUFFIXES
 
-# Some pages of programs that sleep always go; they slow nothing down.
-SWAPPED_OUT_LIMIT = 1 << 20
-
-
-class Watch:
-    """Begins with a look at the board. root: where /proc and /sys are."""
-
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._root = root
-        self._began = time.perf_counter()
-        self._times: list[float] = []
-        self._temperatures: list[float | None] = []
-        self._clocks: list[float | None] = []
-        self._healths: list[Health] = []
-        self._swapped_out: list[int | None] = []
-        self._throttlings: list[Throttling] = []
-        self.look()
-
-    def now_s(self) -> float:
-        """Seconds since the watch began."""
-        return time.perf_counter() - self._began
-
-    def glance(self) -> None:
-        """Temperature and clock: two small files."""
-        self._times.append(self.now_s())
-        self._temperatures.append(temperature_c(self._root))
-        self._clocks.append(frequency_mhz(self._root))
-
-    def look(self) -> None:
-        """Everything; starts a program, so never while something is timed."""
-        self.glance()
-        self._healths.append(read_health(self._root))
-        self._swapped_out.append(swapped_out_bytes(self._root))
-        self._add_throttling(self._healths[-1].throttling)
-
-    def look_at_throttling(self) -> None:
-        """Throttling alone: after something whose need of swap does not count."""
-        self._add_throttling(throttling())
-
-    @property
-    def invalid_reasons(self) -> list[str]:
-        """Why what was measured does not count, one sentence each."""
-        reasons = []
-        first = self._throttlings[:1]
-        slowed = self._names("now") | (self._names("occurred") - {name for seen in first for name in seen.occurred})
-        if slowed:
-            reasons.append(f"the board slowed itself down: {', '.join(_in_order(slowed))}")
-        swapped = self._swapped_out_bytes
-        if swapped is not None and swapped > SWAPPED_OUT_LIMIT:
-            reasons.append(f"memory was short: {swapped / 1e6:.3g} MB went out to swap")
-        return reasons
-
-    def to_dict(self) -> dict[str, Any]:
-        """What was seen, as JSON values; what this machine does not tell is null."""
-        first, last = self._healths[0], self._healths[-1]
-        throttled = self._throttlings
-        return {
-            "valid": not self.invalid_reasons,
-            "invalid_reasons": self.invalid_reasons,
-            "temperature_c": {
-                "start": self._temperatures[0],
-                "end": self._temperatures[-1],
-                "max": max(_known(self._temperatures), default=None),
-            },
-            "frequency_mhz": {
-                "start": self._clocks[0],
-                "end": self._clocks[-1],
-                "min": min(_known(self._clocks), default=None),
-            },
-            "governor": first.governor,
-            "throttled": {
-                "now": _in_order(self._names("now")) if throttled else None,
-                "occurred": list(throttled[-1].occurred) if throttled else None,
-                "occurred_before": list(throttled[0].occurred) if throttled else None,
-            },
-            "swap_bytes": first.swap_bytes,
-            "zram_bytes": first.zram_bytes,
-            "swap_used_bytes": {"start": first.swap_used_bytes, "end": last.swap_used_bytes},
-            "swapped_out_bytes": self._swapped_out_bytes,
-        }
-
-    def course(self) -> dict[str, Any]:
-        """Of every look: seconds since the watch began, temperature and clock."""
-        return {"at_s": self._times, "temperature_c": self._temperatures, "frequency_mhz": self._clocks}
-
-    def _add_throttling(self, seen: Throttling | None) -> None:
-        if seen is not None:
-            self._throttlings.append(seen)
-
-    def _names(self, when: Literal["now", "occurred"]) -> set[str]:
-        """What was seen at any look."""
-        return {name for seen in self._throttlings for name in getattr(seen, when)}
-
-    @property
-    def _swapped_out_bytes(self) -> int | None:
-        before, after = self._swapped_out[0], self._swapped_out[-1]
-        return None if before is None or after is None else after - before
+# A file that the kernel does not announce is complete when it rests for so long.
+SETTLED_S = 2.0
+POLL_S = 1.0
+# What the kernel does not see (hard links, network file systems) is found by looking.
+LOOK_AGAIN_S = 60.0
+_SET_SIGNAL = 10  # F_SETSIG
+_LARGEST_SHARE = 0.1  # of the time may be spent with looking
 
 
-def _in_order(names: set[str]) -> list[str]:
-    return [name for name in THROTTLE_BITS.values() if name in names]
+class WatchedFolder:
+    """First the images that are in a folder, the oldest first, then those that come; none is skipped.
+
+    A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or where
+    the kernel announces nothing, when it has not been written for two seconds and, as far as we may know, nobody has
+    it open to write. Names that begin with a dot or end unlike an image's (`.part`, `.tmp`) are of no interest. A file
+    that is written again is given again.
+    done: the files that need not be given, and when they were written (`modified_unix_ms`).
+    Keeps about 200 bytes for every image that is in the folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], done: Mapping[str, int] | None = None) -> None:
+        self.folder = Path(folder).resolve()
+        self.name = str(self.folder)
+        if not self.folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        self._given = dict(done or {})
+        self._arrived: deque[str] = deque()
+        self._unsettled: dict[str, tuple[int, int]] = {}
+        self._events: FolderEvents | None = None
+        self._is_open = False
+        self._look_at = 0.0  # by the monotonic clock
+
+    def next(self, stop: Stop) -> Frame | None:
+        while not stop.is_set():
+            try:
+                self._keep_up()
+            except OSError as error:
+                self.close()
+                raise EmbernetError(f"{self.folder}: cannot be watched ({error.strerror})") from None
+            while self._arrived:
+                if frame := self._frame(self._arrived.popleft()):
+                    return frame
+            files = () if self._events is None else (self._events.file,)
+            stop.wait(self._look_at - time.monotonic(), *files)
+        return None
+
+    def close(self) -> None:
+        self._is_open = False
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _keep_up(self) -> None:
+        """Learn of new files: from the kernel, and by looking when it is time for that."""
+        if not self._is_open:
+            self._events = open_folder_events(self.folder)  # before looking: nothing comes in between
+            self._is_open = True
+            self._look(only_new_names=False)
+        for event in () if self._events is None else self._events.read():
+            if event.is_lost:
+                raise FileNotFoundError(0, "it is gone", self.name)
+            if event.is_missed:
+                self._look(only_new_names=False)
+            elif event.has_come and _is_image_name(event.name):
+                self._arrived.append(event.name)
+            elif not event.has_come:
+                self._given.pop(event.name, None)
+        if time.monotonic() >= self._look_at:
+            self._look(only_new_names=self._events is not None)
+
+    def _look(self, only_new_names: bool) -> None:
+        """Go through the folder: files that are new and complete have arrived; those that are gone are forgotten."""
+        started = time.monotonic()
+        with os.scandir(self.folder) as entries:
+            names = {entry.name for entry in entries if _is_image_name(entry.name)}
+        self._given = {name: modified for name, modified in self._given.items() if name in names}
+        arrived, unsettled = [], {}
+        for name in names:
+            if only_new_names and name in self._given:
+                continue
+            status = self._status(name)
+            if status is None or self._given.get(name) == _modified_unix_ms(status):
+                continue
+            state = (status.st_mtime_ns, status.st_size)
+            rests = time.time() - status.st_mtime > SETTLED_S or self._unsettled.get(name) == state
+            if rests and not _is_being_written(self.folder / name):
+                arrived.append((status.st_mtime_ns, name))
+            else:
+                unsettled[name] = state
+        waiting = set(self._arrived)
+        self._arrived += (name for _, name in sorted(arrived) if name not in waiting)
+        self._unsettled = unsettled
+        pause = LOOK_AGAIN_S if self._events is not None and not unsettled else POLL_S
+        took = time.monotonic() - started
+        self._look_at = started + took + max(pause, took / _LARGEST_SHARE)
+
+    def _frame(self, name: str) -> Frame | None:
+        """The file of this name, unless it is gone or was given already."""
+        status = self._status(name)
+        if status is None:
+            return None
+        modified = _modified_unix_ms(status)
+        if self._given.get(name) == modified:
+            return None
+        self._given[name] = modified
+        return Frame(self.folder / name, now(), modified)
+
+    def _status(self, name: str) -> os.stat_result | None:
+        """Of a file, links followed; None if it is gone or no regular file."""
+        try:
+            status = (self.folder / name).stat()
+        except OSError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+def done_files(folder: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What of a folder has records already, as `WatchedFolder` takes it."""
+    start = f"{Path(folder).resolve()}/"
+    done = {}
+    for record in records:
+        match record.get("input"):
+            case {"path": str(path), "modified_unix_ms": int(modified)} if path.startswith(start):
+                done[path.removeprefix(start)] = modified
+    return done
+
+
+def _is_image_name(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether somebody has a file open for writing; False, too, if the kernel does not tell us.
+
+    It gives a lease only on a file that nobody writes, and only to its owner or to root.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(file, _SET_SIGNAL, signal.SIGURG)  # which does no harm if a writer comes this very moment
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)  # and with it the lease
+    return False
+
+
+def _modified_unix_ms(status: os.stat_result) -> int:
+    return status.st_mtime_ns // 1_000_000

@@ -34,7 +34,7 @@ class OutOfMemoryError(EmbernetError):
 
 
 class MissingExtraError(EmbernetError):
-    """A command needs a package of an extra that is not installed."""
+    """A command needs a package of an extra, or a program, that is not installed."""
 
     exit_code = 6
 

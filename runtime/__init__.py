@@ -7,7 +7,11 @@ print(model.caption("photo.jpg").text)
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime from 1.29 on reports its use to its makers, by way of a database in the home. Nobody asked for that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from embernet.runtime.answer import Answer as Answer

@@ -28,7 +28,7 @@ the environment as `EMBERNET_` and its name (`EMBERNET_MODEL`, `EMBERNET_THREADS
 | 3 | an image, a question, a checkpoint or a configuration cannot be used |
 | 4 | a bundle is missing, broken or too new |
 | 5 | something does not fit in memory |
-| 6 | a package of an extra is missing, or the system has only 32 bits |
+| 6 | a package of an extra, or a program, is missing, or the system has only 32 bits |
 | 7 | something had to be fetched and could not be |
 | 130 | interrupted; what was written is kept |
 
@@ -41,6 +41,7 @@ With `--json` a command prints one object whose first key is `schema` (`embernet
      routing: {experts: [name], counts: [[layer x expert]], share: {name: 0..1}}, warnings: [text]}
 
 `total_ms` is the sum of the four stages before it. Several images with `--json` give `{schema: "embernet.captions/1", results, failed}`.
+With `--camera`, `--mjpeg` or `--watch`, `caption` prints one object per line, with `time`, `source` and `memory` ([camera.md](camera.md)).
 """
 
 

@@ -71,6 +71,7 @@ def test_nothing_but_embernet_lands_at_the_top(wheel):
         "runtime/models/spark.ember/weights.bin",
         "runtime/models/spark.ember/README.md",
         "device/memory.py",
+        "device/systemd/embernet-caption.service",
         "models/embernet/model.py",
         "py.typed",
     ):
@@ -100,6 +101,7 @@ def test_the_installed_package_is_whole(installed):
         "import embernet.cli.app, embernet.cli.export, embernet.device.memory",
         "from embernet.device.bench import run_bench; run_bench('{bundle}', repetitions=1, n_gen=2)",
         "import embernet.device.comparison",
+        "import embernet.device.captioning, embernet.device.v4l2, embernet.device.watch, embernet.cli.caption_frames",
     ],
 )
 def test_the_light_core_needs_no_training_stack(installed, tiny_bundle, tmp_path, statement):

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -19,6 +22,7 @@ from embernet.runtime.packing import expert_bytes, ternary_shape
 from embernet.runtime.pipelines.base import Step
 from embernet.runtime.sampling import Sampler, Sampling
 from embernet.runtime.text import TextCodec
+from tests.test_cli import ROOT
 
 EOS = 2
 
@@ -562,3 +566,10 @@ def test_a_run_that_fails_leaves_no_trace(tiny_bundle, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             context.feed([1, 5, 7, 9, 11])
     np.testing.assert_array_equal(context.feed([1, 5, 7]).logits, expected)
+
+
+def test_nothing_is_written_in_the_home_and_nobody_told_of_it(tmp_path):
+    code = "from embernet.runtime import load; load('spark')"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.iterdir())

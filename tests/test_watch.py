@@ -1,157 +1,279 @@
-"""Watching a board during a benchmark: what is recorded, what makes a run invalid, and when a program is started."""
+"""A folder that fills: each image once, when it is complete, and none is lost by a restart."""
 
+import errno
+import json
+import os
+import signal
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
+from PIL import Image
 
-from embernet.device import bandwidth
-from embernet.device.bench import run_bench
-from embernet.device.watch import SWAPPED_OUT_LIMIT, Watch
-from tests.test_bench import machine
-from tests.test_health import vcgencmd
+from embernet.device import inotify, watch
+from embernet.device.frames import Frame, Stop
+from embernet.device.watch import WatchedFolder, done_files
+from embernet.errors import EmbernetError, InputError
+from tests.test_cli import embernet
 
-PAGE = 4096
-
-
-@pytest.fixture(autouse=True)
-def _usual_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sysconf", lambda name: PAGE)
+OLD = 1_700_000_000
 
 
-def set_board(root: Path, temperature: int = 48312, clock: int = 1000000, swap_free: int = 100, out: int = 7) -> None:
-    machine(
-        root,
-        sys__class__thermal__thermal_zone0__temp=f"{temperature}\n",
-        sys__devices__system__cpu__cpu0__cpufreq__scaling_cur_freq=f"{clock}\n",
-        sys__devices__system__cpu__cpu0__cpufreq__scaling_governor="ondemand\n",
-        proc__meminfo=f"MemTotal: 421000 kB\nSwapTotal: 100 kB\nSwapFree: {swap_free} kB\n",
-        proc__swaps="Filename Type Size Used\n/dev/zram0 partition 100 0\n",
-        proc__vmstat=f"pswpin 3\npswpout {out}\n",
-    )
+def put(path: Path, color: int = 0, modified: float | None = OLD) -> Path:
+    """A small image; modified=None: now."""
+    Image.new("L", (8, 8), color).save(path)
+    if modified is not None:
+        os.utime(path, (modified, modified))
+    return path
 
 
-@pytest.fixture
-def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root folder; `bits` in it is what vcgencmd says, `asked` has a line for every time it was."""
-    set_board(tmp_path)
-    (tmp_path / "bits").write_text("0x0")
-    vcgencmd(tmp_path, f"echo $1 >> {tmp_path}/asked; echo throttled=$(cat {tmp_path}/bits)", monkeypatch)
-    return tmp_path
+def names(folder: WatchedFolder, count: int) -> list[str]:
+    """Names of the next frames; waits for them."""
+    stop = Stop()
+    frames = [folder.next(stop) for _ in range(count)]
+    return [frame.path.name for frame in frames if frame and frame.path]
 
 
-def asked(root: Path) -> int:
-    return len((root / "asked").read_text().splitlines())
+def is_quiet(folder: WatchedFolder) -> bool:
+    """Whether nothing is there to be given."""
+    stop = Stop()
+    timer = threading.Timer(0.05, stop.set)
+    timer.start()
+    frame = folder.next(stop)
+    timer.cancel()
+    return frame is None
 
 
-def test_the_course_of_a_run(board: Path) -> None:
-    watch = Watch(board)
-    set_board(board, temperature=61000, clock=600000)
-    watch.glance()
-    set_board(board, temperature=55000, clock=900000, swap_free=60, out=17)
-    watch.look()
-    values = watch.to_dict()
-    assert values["temperature_c"] == {"start": pytest.approx(48.312), "end": 55, "max": 61}
-    assert values["frequency_mhz"] == {"start": 1000, "end": 900, "min": 600}
-    assert values["governor"] == "ondemand"
-    assert values["throttled"] == {"now": [], "occurred": [], "occurred_before": []}
-    assert (values["swap_bytes"], values["zram_bytes"]) == (100 << 10, 100 << 10)
-    assert values["swap_used_bytes"] == {"start": 0, "end": 40 << 10}
-    assert values["swapped_out_bytes"] == 10 * PAGE
-    assert (values["valid"], values["invalid_reasons"]) == (True, [])
-    course = watch.course()
-    assert course["temperature_c"] == [pytest.approx(48.312), 61, 55]
-    assert course["frequency_mhz"] == [1000, 600, 900]
-    assert course["at_s"] == sorted(course["at_s"])
+@pytest.fixture(params=["inotify", "polling"])
+def kind(request, monkeypatch) -> str:
+    """Runs a test once with the kernel's announcements and once without."""
+    if request.param == "polling":
+        monkeypatch.setattr(watch, "open_folder_events", lambda folder: None)
+        monkeypatch.setattr(watch, "POLL_S", 0.02)
+    return request.param
 
 
-def test_a_glance_starts_no_program(board: Path) -> None:
-    watch = Watch(board)
-    watch.glance()
-    assert asked(board) == 1
-    watch.look()
-    assert asked(board) == 2
+# --- what is given --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("looks", "names", "now", "before"),
-    [
-        (["0x0", "0x50005", "0x50000"], "under-voltage, throttled", ["under-voltage", "throttled"], []),
-        (["0x8", "0x0", "0x0"], "soft temperature limit", ["soft temperature limit"], []),
-        # Over before it was looked at again, but it is remembered.
-        (["0x10000", "0x30000", "0x30000"], "frequency capped", [], ["under-voltage"]),
-        (["0x50000", "0x50000", "0x50000"], None, [], ["under-voltage", "throttled"]),
-    ],
-)
-def test_throttling_at_any_look_spoils_a_run(board: Path, looks, names, now, before) -> None:
-    (board / "bits").write_text(looks[0])
-    watch = Watch(board)
-    (board / "bits").write_text(looks[1])
-    watch.look()
-    (board / "bits").write_text(looks[2])
-    watch.look_at_throttling()
-    values = watch.to_dict()
-    assert values["valid"] is (names is None)
-    assert values["invalid_reasons"] == ([] if names is None else [f"the board slowed itself down: {names}"])
-    assert values["throttled"]["now"] == now
-    assert values["throttled"]["occurred_before"] == before
+def test_first_what_is_there_the_oldest_first_then_what_comes(kind, tmp_path):
+    put(tmp_path / "b.png", modified=OLD)
+    put(tmp_path / "a.jpg", modified=OLD + 5)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    folder = WatchedFolder(tmp_path)
+    assert names(folder, 2) == ["b.png", "a.jpg"]
+    assert is_quiet(folder)
+    put(tmp_path / "c.png")
+    put(tmp_path / "d.PNG", modified=OLD + 9)
+    assert sorted(names(folder, 2)) == ["c.png", "d.PNG"]
+    assert is_quiet(folder)
 
 
-@pytest.mark.parametrize(
-    ("pages", "valid"), [(SWAPPED_OUT_LIMIT // PAGE, True), (SWAPPED_OUT_LIMIT // PAGE + 1, False)]
-)
-def test_memory_that_went_out_to_swap_spoils_a_run(board: Path, pages: int, valid: bool) -> None:
-    watch = Watch(board)
-    set_board(board, out=7 + pages)
-    watch.look_at_throttling()  # what needs memory after the last look is no part of the run
-    assert watch.to_dict()["swapped_out_bytes"] == 0
-    watch.look()
-    assert watch.to_dict()["valid"] is valid
-    assert watch.to_dict()["invalid_reasons"] == ([] if valid else ["memory was short: 1.05 MB went out to swap"])
+def test_a_frame_says_where_its_file_is_and_when_it_was_written(tmp_path):
+    path = put(tmp_path / "a.png")
+    frame = WatchedFolder(tmp_path).next(Stop())
+    assert isinstance(frame, Frame)
+    assert (frame.path, frame.modified_unix_ms) == (path, OLD * 1000)
+    assert frame.taken.utcoffset() is not None
 
 
-@pytest.mark.parametrize("vmstat", [None, "", "pgfault 3\n"])
-def test_a_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmstat: str | None) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    if vmstat is not None:
-        machine(tmp_path, proc__vmstat=vmstat)
-    watch = Watch(tmp_path)
-    watch.look()
-    assert watch.to_dict() == {
-        "valid": True,
-        "invalid_reasons": [],
-        "temperature_c": {"start": None, "end": None, "max": None},
-        "frequency_mhz": {"start": None, "end": None, "min": None},
-        "governor": None,
-        "throttled": {"now": None, "occurred": None, "occurred_before": None},
-        "swap_bytes": None,
-        "zram_bytes": 0,
-        "swap_used_bytes": {"start": None, "end": None},
-        "swapped_out_bytes": None,
-    }
-    assert watch.course()["temperature_c"] == [None, None]
+def test_a_file_that_is_being_written_is_not_complete(tmp_path):
+    folder = WatchedFolder(tmp_path)
+    assert is_quiet(folder)
+    with open(tmp_path / "a.png", "wb") as file:
+        file.write(b"half of")
+        file.flush()
+        assert is_quiet(folder)
+    assert names(folder, 1) == ["a.png"]
 
 
-def test_a_benchmark_watches_its_board(board: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bandwidth, "available_bytes", lambda: 1 << 21)
-    monkeypatch.setattr(bandwidth, "PASSES", 1)
-    steps = 0
+def test_without_announcements_a_file_is_complete_when_it_rests(monkeypatch, tmp_path):
+    monkeypatch.setattr(watch, "open_folder_events", lambda folder: None)
+    monkeypatch.setattr(watch, "POLL_S", 0.02)
+    monkeypatch.setattr(watch, "SETTLED_S", 1e6)  # its age says nothing
+    folder = WatchedFolder(tmp_path)
+    sizes, stop = [], Stop()
 
-    def hotter(_count: int) -> None:
-        nonlocal steps
-        steps += 1
-        set_board(board, temperature=50000 + 1000 * steps)
-        (board / "bits").write_text("0x4" if steps == 6 else "0x0")  # the decode of the first round that counts
+    def look_and_write(name: str):
+        """Before each look the file grows, three times."""
+        if len(sizes) < 3:
+            with open(tmp_path / "a.png", "ab") as file:
+                file.write(b"x")
+        status = WatchedFolder._status(folder, name)
+        sizes.append(status.st_size)
+        return status
 
-    result: dict[str, Any] = run_bench(str(tiny_bundle), repetitions=2, n_gen=2, root=board, progress=hotter)
-    assert result["valid"] is False
-    assert result["throttled"]["now"] == ["throttled"]
-    assert result["temperature_c"] == {"start": pytest.approx(48.312), "end": 59, "max": 59}
-    # Before and after the load, after each of three rounds, and after the bandwidth; never while something is timed.
-    assert asked(board) == 6
-    course = result["course"]
-    assert len(course["at_s"]) == len(course["temperature_c"]) == len(course["frequency_mhz"]) == 5 + 9
-    assert len(course["decode_start_s"]) == 2
-    first, second = course["decode_start_s"]
-    assert second - first > sum(result["samples"]["decode_ns"][0]) / 1e9
-    assert second < course["at_s"][-1]
+    monkeypatch.setattr(folder, "_status", look_and_write)
+    put(tmp_path / "a.png")
+    start = (tmp_path / "a.png").stat().st_size
+    assert folder.next(stop).path.name == "a.png"
+    assert sizes == [start + 1, start + 2, start + 3, start + 3, start + 3]
+
+
+def test_a_file_that_was_begun_before_is_not_complete_while_it_is_open(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "POLL_S", 0.02)
+    put(tmp_path / "a.png")
+    with open(tmp_path / "a.png", "ab"):
+        folder = WatchedFolder(tmp_path)
+        assert is_quiet(folder)
+    assert names(folder, 1) == ["a.png"]
+
+
+def test_names_that_are_not_meant_yet_are_left_alone_until_they_are_renamed(kind, tmp_path):
+    for name in (".a.png", "b.png.part", "c.tmp", ".d.jpg"):
+        put(tmp_path / "x.png").rename(tmp_path / name)
+    folder = WatchedFolder(tmp_path)
+    assert is_quiet(folder)
+    (tmp_path / "b.png.part").rename(tmp_path / "b.png")
+    assert names(folder, 1) == ["b.png"]
+    assert is_quiet(folder)
+
+
+def test_a_file_that_is_written_again_is_given_again(kind, tmp_path):
+    put(tmp_path / "last.jpg")
+    folder = WatchedFolder(tmp_path)
+    assert names(folder, 1) == ["last.jpg"]
+    with open(tmp_path / "last.jpg", "ab"):
+        pass  # opened and closed: nothing new
+    assert is_quiet(folder)
+    put(tmp_path / "last.jpg", 9, modified=OLD + 1)
+    assert names(folder, 1) == ["last.jpg"]
+
+
+def test_what_is_gone_before_its_turn_is_not_given_and_nothing_is_kept_of_it(kind, tmp_path):
+    for name in ("a.png", "b.png"):
+        put(tmp_path / name)
+    folder = WatchedFolder(tmp_path)
+    assert names(folder, 1) == ["a.png"]
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "a.png").unlink()
+    assert is_quiet(folder)
+    assert not folder._given
+    put(tmp_path / "a.png")  # the same name and time as before
+    assert names(folder, 1) == ["a.png"]
+
+
+def test_more_than_the_kernel_can_keep_is_found_by_looking(monkeypatch, tmp_path):
+    put(tmp_path / "a.png")
+    folder = WatchedFolder(tmp_path)
+    assert names(folder, 1) == ["a.png"]
+    put(tmp_path / "b.png")
+    missed = [inotify.Announcement(is_missed=True)]
+    monkeypatch.setattr(folder._events, "read", lambda: missed)
+    assert names(folder, 1) == ["b.png"]
+
+
+def test_files_that_the_kernel_does_not_announce_are_found_after_a_while(monkeypatch, tmp_path):
+    monkeypatch.setattr(watch, "LOOK_AGAIN_S", 0.02)
+    (tmp_path / "in").mkdir()
+    folder = WatchedFolder(tmp_path / "in")
+    assert is_quiet(folder)
+    os.link(put(tmp_path / "a.png"), tmp_path / "in" / "linked.png")
+    assert names(folder, 1) == ["linked.png"]
+
+
+# --- what can be wrong ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_vanishes_is_a_failure_until_it_is_back(kind, tmp_path):
+    place = tmp_path / "usb"
+    place.mkdir()
+    put(place / "a.png")
+    folder = WatchedFolder(place)
+    assert names(folder, 1) == ["a.png"]
+    place.rename(tmp_path / "unplugged")
+    for _ in range(2):
+        with pytest.raises(EmbernetError, match="usb: cannot be watched"):
+            folder.next(Stop())
+    (tmp_path / "unplugged").rename(place)
+    put(place / "b.png")
+    assert names(folder, 1) == ["b.png"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        WatchedFolder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EMFILE])
+def test_a_kernel_without_announcements_is_no_error(monkeypatch, tmp_path, number):
+    def fail(folder):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(inotify, "FolderEvents", fail)
+    assert inotify.open_folder_events(tmp_path) is None
+    put(tmp_path / "a.png")
+    assert names(WatchedFolder(tmp_path), 1) == ["a.png"]
+
+
+# --- going on after a restart ---------------------------------------------------------------------------------------
+
+
+def test_what_has_a_record_is_not_given_again(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        put(tmp_path / name)
+    records = [
+        {"input": {"path": str(tmp_path / "a.png"), "modified_unix_ms": OLD * 1000}},
+        {"input": {"path": str(tmp_path / "b.png"), "modified_unix_ms": OLD * 1000 - 1}},  # of what it held before
+        {"input": {"path": "/elsewhere/c.png", "modified_unix_ms": OLD * 1000}},
+        {"input": {"path": None, "modified_unix_ms": None}},
+        {"input": None},
+        {},
+    ]
+    done = done_files(tmp_path, records)
+    assert done == {"a.png": OLD * 1000, "b.png": OLD * 1000 - 1}
+    assert names(WatchedFolder(tmp_path, done), 2) == ["b.png", "c.png"]
+
+
+def test_every_file_gets_one_record_and_a_restart_goes_on(cli, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out.jsonl"
+    folder.mkdir()
+    odd = os.fsdecode(b"caf\xe9.png")  # bytes that are no text
+    for name in ("a.png", odd):
+        put(folder / name, 200)
+    (folder / "empty.jpg").touch()
+    os.utime(folder / "empty.jpg", (OLD + 1, OLD + 1))
+    command = ("caption", "--watch", folder, "-m", "spark", "-n", 2, "-o", output)
+    code, out, err = cli(*command, "--count", 2)
+    assert (code, out) == (0, "")
+    put(folder / "later.png", modified=OLD + 2)
+    code, _, more = cli(*command, "--count", 1, "-q")
+    assert code == 0
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [Path(record["input"]["path"]).name for record in records[2:]] == ["empty.jpg", "later.png"]
+    assert {Path(record["input"]["path"]).name for record in records[:2]} == {"a.png", odd}
+    schemas = ["embernet.caption/1", "embernet.caption/1", "embernet.error/1", "embernet.caption/1"]
+    assert [record["schema"] for record in records] == schemas
+    assert records[2]["code"] == 3
+    assert (err + more).count("empty.jpg: not an image (the file is empty)") == 1
+
+
+def test_a_record_is_the_documented_object_and_more(cli, tmp_path):
+    path = put(tmp_path / "a.png")
+    code, out, _ = cli("caption", "--watch", tmp_path, "-m", "spark", "-n", 2, "--count", 1, "--json", "-q")
+    record = json.loads(out)
+    _, out, _ = cli("caption", path, "-m", "spark", "-n", 2, "--json", "-q")
+    plain = json.loads(out)
+    assert code == 0
+    assert next(iter(record)) == "schema"
+    assert plain.keys() < record.keys()
+    assert record.keys() - plain.keys() == {"time", "source", "memory"}
+    assert plain["input"].items() < record["input"].items()
+    for key in ("schema", "model", "text", "finish_reason", "usage", "routing", "warnings"):
+        assert record[key] == plain[key]
+    assert plain["timings"].keys() == record["timings"].keys()
+    assert record["source"] == str(tmp_path)
+    assert 0 < record["memory"]["anonymous_bytes"] < record["memory"]["rss_bytes"]
+    assert record["memory"]["pss_bytes"] > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_while_it_waits(tmp_path, number, code):
+    put(tmp_path / "a.png")
+    process = embernet("caption", "--watch", tmp_path, "-m", "spark", "-n", 2)
+    assert process.stdout.readline().startswith(f"{tmp_path}/a.png: ".encode())
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, b"")
+    assert b"Traceback" not in err

@@ -3,7 +3,6 @@
 import glob
 import itertools
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,12 @@ import typer
 
 from embernet.cli.output import note, spinner
 from embernet.errors import InputError
+from embernet.image_files import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from embernet.runtime import Answer, AnswerStream, EncodedImage, Model
 
 STDIN = "-"
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def load_model(name: str | None, quiet: bool, **options: Any) -> "Model":
@@ -100,12 +99,6 @@ def finish(stream: "AnswerStream") -> "Answer":
         return stream.answer
 
 
-def with_image_time(answer: "Answer", image: "EncodedImage") -> "Answer":
-    """The first answer about an image that was encoded before it, with the time that took."""
-    timings = replace(answer.timings, preprocess_ms=image.preprocess_ms, vision_ms=image.vision_ms)
-    return replace(answer, timings=timings)
-
-
 def summary(model: "Model", answer: "Answer") -> str:
     """One line for stderr: where the time went."""
     t, u = answer.timings, answer.usage
@@ -115,17 +108,3 @@ def summary(model: "Model", answer: "Answer") -> str:
         f"{t.preprocess_ms + t.vision_ms:.0f} ms, prefill {t.prefill_ms:.0f} ms, {u.completion_tokens} new tokens "
         f"in {t.decode_ms:.0f} ms" + (f" ({speed:.0f} per second)" if speed else "")
     )
-
-
-def result_object(model: "Model", image: "EncodedImage", answer: "Answer") -> dict[str, Any]:
-    """The JSON form of one answer; unknown values are null."""
-    values = answer.to_dict()
-    values["timings"] = {"load_ms": model.load_ms} | values["timings"]
-    return {
-        "model": {
-            "name": model.manifest.name,
-            "family": model.manifest.family,
-            "sha256": model.bundle.sha256(),
-        },
-        "input": {"path": image.name, "sha256": image.sha256, "width": image.width, "height": image.height},
-    } | values

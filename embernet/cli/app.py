@@ -28,8 +28,9 @@ from embernet.cli import (
     train,
     verify,
 )
-from embernet.cli.answers import IMAGE_SUFFIXES, STDIN
+from embernet.cli.answers import STDIN
 from embernet.cli.output import print_error
+from embernet.image_files import IMAGE_SUFFIXES
 
 
 class _DefaultCaption(TyperGroup):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary, with_image_time
+from embernet.cli.answers import encode_image, finish, load_model, print_stream, summary
 from embernet.cli.options import (
     ContextOption,
     HugepagesOption,
@@ -22,6 +22,7 @@ from embernet.cli.options import (
     VerboseOption,
 )
 from embernet.cli.output import note, print_json
+from embernet.runtime.result import result_object, with_image_time
 
 
 def ask(

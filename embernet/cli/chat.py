@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embernet.cli.answers import encode_image, finish, load_model, print_stream, result_object, summary, with_image_time
+from embernet.cli.answers import encode_image, finish, load_model, print_stream, summary
 from embernet.cli.options import (
     ContextOption,
     HugepagesOption,
@@ -24,6 +24,7 @@ from embernet.cli.options import (
 )
 from embernet.cli.output import note, print_error, print_json
 from embernet.errors import EmbernetError, InputError
+from embernet.runtime.result import result_object, with_image_time
 
 if TYPE_CHECKING:
     from embernet.runtime import Chat

@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 from embernet.checkpoints import write_text
 from embernet.data.loading import SkipLog, Skipped
 from embernet.errors import EmbernetError, OutOfMemoryError
+from embernet.interruption import Interruption
 from embernet.models.embernet.model import EmberNet
 from embernet.training.config import TrainConfig
 from embernet.training.console import Plan
@@ -40,7 +41,6 @@ from embernet.training.energy import estimate_energy
 from embernet.training.examples import Examples, LoadedBatch
 from embernet.training.freezing import is_trained
 from embernet.training.fused import fuse_bitlinears
-from embernet.training.interruption import Interruption
 from embernet.training.metrics import METRICS_FILE, MetricsLog
 from embernet.training.objective import Batch, Objective
 from embernet.training.optimizers import build_optimizer

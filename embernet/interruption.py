@@ -2,14 +2,19 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
 class Interruption:
-    """Within the block, SIGTERM and the first Ctrl-C are noted only; a second Ctrl-C interrupts at once."""
+    """Within the block, SIGTERM and the first Ctrl-C are noted only; a second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
+    notify is called when one of them comes: for a run that may be waiting for something.
+    """
+
+    def __init__(self, notify: Callable[[], object] = lambda: None) -> None:
         self.received: signal.Signals | None = None
+        self._notify = notify
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Interruption":
@@ -28,3 +33,4 @@ class Interruption:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        self._notify()
