@@ -15,6 +15,8 @@ from embernet.errors import InputError
 from embernet.runtime.available_memory import meminfo
 
 HOST = "host"
+# What takes a picture on Raspberry Pi OS: its name now, and before 2023.
+STILL_PROGRAMS = ("rpicam-still", "libcamera-still")
 _ROOT = Path("/")
 _MB = 2**20
 

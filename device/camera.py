@@ -11,14 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from embernet.device.boards import STILL_PROGRAMS
 from embernet.device.frames import Frame, Stop, now
 from embernet.errors import EmbernetError, MissingExtraError
 from embernet.runtime.image import MAX_FILE_BYTES
 
 WIDTH, HEIGHT = 640, 480
 TIMEOUT_S = 30.0
-# The programs of Raspberry Pi OS: their name now, and before 2023.
-_STILL_PROGRAMS = ("rpicam-still", "libcamera-still")
 _STILL_OPTIONS = ("-n", "--immediate", "--width", str(WIDTH), "--height", str(HEIGHT), "-e", "jpg", "-o", "-")
 _CHUNK = 1 << 16
 _NOTE_BYTES, _NOTE_LINES = 1024, 3  # of what a program says, the end is reported
@@ -27,11 +26,11 @@ _KILLED_WITHIN_S = 5.0
 
 def raspberry_pi_command() -> list[str]:
     """The command that takes a picture with the camera of a Raspberry Pi; MissingExtraError without such a program."""
-    for program in _STILL_PROGRAMS:
+    for program in STILL_PROGRAMS:
         if shutil.which(program):
             return [program, *_STILL_OPTIONS]
     raise MissingExtraError(
-        f"{_STILL_PROGRAMS[0]}: no such program", hint="sudo apt install rpicam-apps-lite, or name a --camera-command"
+        f"{STILL_PROGRAMS[0]}: no such program", hint="sudo apt install rpicam-apps-lite, or name a --camera-command"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from embernet.device.boards import detect_board
+from embernet.device.boards import STILL_PROGRAMS, detect_board
 from embernet.device.cpu import cpu_name, is_emulated, system_text
 from embernet.device.health import Health, read_health
 from embernet.errors import InputError, MissingExtraError
@@ -35,7 +35,6 @@ _LEAST_BYTES, _SCARCE_BYTES = 40 * _MB, 120 * _MB
 _SMALL_BOARD_BYTES = 1000 * _MB
 _LEAST_DISK_BYTES, _SCARCE_DISK_BYTES = 20 * _MB, 400 * _MB
 _HOT_C = 75.0  # a Raspberry Pi slows down from 80
-_CAMERA_PROGRAMS = ("rpicam-still", "libcamera-still")
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[(\w+)\])?.*extra\s*==\s*['\"](\w+)['\"]")
 
 
@@ -212,7 +211,7 @@ def _governor(health: Health) -> Check:
 
 
 def _camera(root: Path, is_board: bool) -> Check:
-    program = next((name for name in _CAMERA_PROGRAMS if shutil.which(name)), None)
+    program = next((name for name in STILL_PROGRAMS if shutil.which(name)), None)
     videos = sorted(f"/dev/{path.name}" for path in root.glob("dev/video*"))
     values = {"program": program, "devices": videos}
     found = f"{program or 'no rpicam-still'}, {', '.join(videos) or 'no /dev/video*'}"

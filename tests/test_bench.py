@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from embernet.checkpoints import write_text
-from embernet.device import bandwidth, watch
+from embernet.device import bandwidth, board_watch
 from embernet.device.bandwidth import read_bandwidth
 from embernet.device.bench import STAGES, PeakMemory, Round, count_steps, run_bench, summarize
 from embernet.device.bench_result import read_result
@@ -42,7 +42,7 @@ NEW = {
 @pytest.fixture(autouse=True)
 def _small_buffer(monkeypatch):
     """The bandwidth of memory is not of interest here, and what other programs swap out makes no run invalid."""
-    monkeypatch.setattr(watch, "swapped_out_bytes", lambda _root: 0)
+    monkeypatch.setattr(board_watch, "swapped_out_bytes", lambda _root: 0)
     monkeypatch.setattr(bandwidth, "available_bytes", lambda: 1 << 21)
     monkeypatch.setattr(bandwidth, "PASSES", 1)
 
@@ -332,7 +332,7 @@ def test_a_broken_result_is_refused(result, tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    "key", [*METRICS.keys() - NEW, "n_threads", "kernel", "cpu_info", "emulated", "n_gen", "model", "schema"]
+    "key", [*sorted(METRICS.keys() - NEW), "n_threads", "kernel", "cpu_info", "emulated", "n_gen", "model", "schema"]
 )
 def test_a_result_that_lacks_something_is_refused(result, tmp_path, key):
     path = tmp_path / "before.json"

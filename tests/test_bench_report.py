@@ -170,7 +170,7 @@ def test_the_command_writes_it_whole(cli, result, tmp_path):
 def test_a_measured_run_has_one_too_even_if_it_is_not_valid(cli, tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("embernet.device.bench.read_bandwidth", lambda *_: None)
     looks = count()
-    monkeypatch.setattr("embernet.device.watch.swapped_out_bytes", lambda _root: next(looks) << 30)
+    monkeypatch.setattr("embernet.device.board_watch.swapped_out_bytes", lambda _root: next(looks) << 30)
     report = tmp_path / "report.html"
     code, _, err = cli("bench", "-m", tiny_bundle, "-r", 1, "-n", 2, "-q", "--report", report)
     assert code == 1

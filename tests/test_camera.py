@@ -174,7 +174,7 @@ def scene(level: float, noise: float = 0.0, box: float = 0.0, seed: int = 0) -> 
 
 
 def test_captions_are_those_of_the_model(model):
-    data = (EXAMPLES / "shape.png").read_bytes()
+    data = (EXAMPLES / "flag.png").read_bytes()
     (event,) = caption_frames(model, Frames(data), stop=Stop())
     expected = model.caption(data)
     assert event.answer.text == expected.text
@@ -210,7 +210,7 @@ def test_failures_are_tried_again_ever_later_and_it_is_said_when_it_works(model,
 
 def test_a_file_that_fails_is_left_behind_at_once(model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    (tmp_path / "good.png").write_bytes((EXAMPLES / "shape.png").read_bytes())
+    (tmp_path / "good.png").write_bytes((EXAMPLES / "flag.png").read_bytes())
     frames = Frames(tmp_path / "bad.png", tmp_path / "gone.png", tmp_path / "good.png")
     bad, gone, good = caption_frames(model, frames, stop=Stop())
     assert (bad.retry_s, gone.retry_s) == (None, None)
@@ -403,7 +403,7 @@ def test_the_unit_for_systemd_starts_a_command_that_there_is():
     options = command.make_context(name, arguments).params
     assert program.endswith("/bin/embernet")
     assert (options["camera"], options["interval"], options["if_changed"]) == (True, 60.0, True)
-    assert options["output"] == Path("captions.jsonl")
+    assert Path(options["output"]) == Path("captions.jsonl")
 
 
 @pytest.mark.parametrize(

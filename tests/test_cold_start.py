@@ -107,7 +107,7 @@ def test_files_in_memory_cannot_be_cold() -> None:
 
 
 def test_cold_starts_are_part_of_a_result(cli, tiny_bundle: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("embernet.device.watch.swapped_out_bytes", lambda _root: 0)
+    monkeypatch.setattr("embernet.device.board_watch.swapped_out_bytes", lambda _root: 0)
     monkeypatch.setattr("embernet.device.bench.read_bandwidth", lambda *_: None)
     stages = dict.fromkeys(STAGES, 10.0)
     memory = {"peak_rss_bytes": 1_000_000, "proportional_bytes": None, "anonymous_bytes": None}

@@ -159,7 +159,7 @@ def test_a_stream_that_cannot_be_read(tmp_path):
 
 def test_the_command_captions_a_stream(tmp_path):
     file = io.BytesIO()
-    with Image.open(EXAMPLES / "shape.png") as image:
+    with Image.open(EXAMPLES / "flag.png") as image:
         image.convert("RGB").save(file, "JPEG", quality=95)
     process = embernet("caption", "--mjpeg", "-", "-m", "spark", "--json", "-q", stdin=subprocess.PIPE)
     out, err = process.communicate(file.getvalue() + IMAGES[0][:90], timeout=60)

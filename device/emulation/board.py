@@ -47,11 +47,12 @@ CAPTION, FULL_SIZE = "caption a folder", "full-size answer"
 # What the wheel depends on is in the system already: pip would take too long to install it all in the emulator.
 ENVIRONMENT_STEP = Step("make an environment", ("python3", "-m", "venv", "--system-site-packages", INSTALLED))
 STEPS = (
+    Step("doctor", ("embernet", "doctor", "--json")),
     Step("bench", ("embernet", "bench", "--json", "-r", "2", "-n", "8")),
     Step(CAPTION, ("embernet", "caption", "examples", "--jsonl"), most_pss=80),
     # A camera in software: the kernel's own, which a real board has as well.
     Step("camera driver", ("modprobe", "vivid", "n_devs=1", "node_types=0x1")),
-    Step("camera frame", ("dd", "if=/dev/video0", "of=/dev/null", "bs=460800", "count=1", "iflag=fullblock")),
+    Step("caption a camera", ("embernet", "caption", "--camera-device", "/dev/video0", "--count", "2", "--json")),
 )
 FULL_SIZE_STEP = Step(
     FULL_SIZE,

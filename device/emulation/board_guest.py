@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from embernet.device.emulation.report import STAGE, report, say
-from embernet.device.memory import meminfo
 from embernet.device.watch_memory import watch
+from embernet.runtime.available_memory import meminfo
 
 INSTALLED = "/root/ember"  # the virtual environment that a user would make
 ENVIRONMENT = {"PATH": f"{INSTALLED}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
