@@ -52,7 +52,7 @@ STEPS = (
     Step(CAPTION, ("embernet", "caption", "examples", "--jsonl"), most_pss=80),
     # A camera in software: the kernel's own, which a real board has as well.
     Step("camera driver", ("modprobe", "vivid", "n_devs=1", "node_types=0x1")),
-    Step("caption a camera", ("embernet", "caption", "--camera-device", "/dev/video0", "--count", "2", "--json")),
+    Step("caption a camera", ("embernet", "caption", "--camera", "/dev/video0", "--count", "2", "--json")),
 )
 FULL_SIZE_STEP = Step(
     FULL_SIZE,
