@@ -66,6 +66,7 @@ def caption_until_told_to_end(
         loaded = load_model(model, request.quiet, **load_options)
         gc.collect()
         gc.freeze()  # what stays for good need not be looked through after every image
+        stack.callback(gc.unfreeze)
         note(f"captioning {source.name}; Ctrl-C ends it", request.quiet)
         results = _Results(request, loaded, output, folder)
         captions, failed_with = 0, 0
