@@ -197,8 +197,9 @@ def numbers() -> bytes:
     for operation, inputs in ((1, 16), (2, 4)):
         for groups, count in ((1, 1), (47, 3), (128, 9)):
             stride = -(-groups * inputs // 64) * 64
-            codes = [rng.randint(-127, 127) for _ in range(count * stride)]
-            sums = [sum(codes[m * stride : (m + 1) * stride]) for m in range(count)]
+            used = groups * inputs  # the codes of a row; what pads them is 0
+            rows = [[rng.randint(-127, 127) for _ in range(used)] + [0] * (stride - used) for _ in range(count)]
+            codes, sums = [code for row in rows for code in row], [sum(row) for row in rows]
             tile = rng.randbytes(groups * 64)
             if operation == 1:  # two bits per weight: 0, 1 or 2
                 tile = bytes(sum(rng.randint(0, 2) << shift for shift in (0, 2, 4, 6)) for _ in tile)
