@@ -64,7 +64,7 @@ class Curriculum(nn.Module):
         """
         places = torch.tensor([self.places[item.kind] for item in items])
         sums = torch.zeros(2, len(self.places))
-        sums[0].index_add_(0, places, torch.stack([part.sum() for part in losses.detach().split([*lengths])]))
+        sums[0].index_add_(0, places, torch.stack([part.sum() for part in torch.split(losses.detach(), [*lengths])]))
         sums[1].index_add_(0, places, torch.ones(len(places)))
         dist.all_reduce(sums)
         total, count = sums
