@@ -13,7 +13,7 @@ from typing import IO
 
 from embernet.device.boards import STILL_PROGRAMS
 from embernet.device.frames import Frame, Stop, now
-from embernet.errors import EmbernetError, MissingExtraError
+from embernet.errors import EmbernetError, MissingExtraError, system_reason
 from embernet.runtime.image import MAX_FILE_BYTES
 
 WIDTH, HEIGHT = 640, 480
@@ -70,7 +70,7 @@ class CommandCamera:
                 start_new_session=True,  # Ctrl-C is for us; and all that it starts can be killed with it
             )
         except OSError as error:
-            raise EmbernetError(f"{self.name}: cannot be started ({(error.strerror or str(error)).lower()})") from None
+            raise EmbernetError(f"{self.name}: cannot be started ({system_reason(error)})") from None
         pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe]
         try:
             image, said, is_whole = _read_outputs(pipes, stop, deadline)

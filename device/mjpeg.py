@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from embernet.device.frames import Frame, Stop, now
-from embernet.errors import InputError
+from embernet.errors import InputError, system_reason
 from embernet.runtime.image import MAX_FILE_BYTES
 
 _START = b"\xff\xd8\xff"
@@ -131,7 +131,7 @@ class MjpegStream:
                         self._newest = Frame(image, now())
                     os.eventfd_write(self._news, 1)
         except OSError as error:
-            self._error = f"cannot be read ({(error.strerror or str(error)).lower()})"
+            self._error = f"cannot be read ({system_reason(error)})"
         with self._lock:
             self._has_ended = True
         os.eventfd_write(self._news, 1)

@@ -9,13 +9,13 @@ from typing import Any
 from embernet.device.boards import Board, Speed
 from embernet.device.estimate import Range, estimate_range
 from embernet.device.instructions import count_instructions, count_preprocess
+from embernet.device.ordinary_turn import prompt_tokens
 from embernet.errors import InputError
 from embernet.families import get_family
 from embernet.runtime.bundle import Bundle
 from embernet.runtime.pipelines.shape import MemoryNeed, Shape, Work
 
 SCHEMA = "embernet.plan/1"
-DEFAULT_PREFILL = 84  # positions, the image's among them
 DEFAULT_GEN = 20
 # Python, NumPy and ONNX Runtime, measured on x86-64: their own memory, and what they map of code.
 PROCESS_BYTES = 32_000_000
@@ -44,14 +44,8 @@ def make_plan(
     if context is not None and not 1 <= context <= longest:
         raise InputError(f"the context must be from 1 to {longest} positions (found {context})")
     most = context or longest
-    if n_prompt is None:
-        n_prompt = max(1, min(DEFAULT_PREFILL - n_image, most - n_image - n_gen))
+    n_prompt = prompt_tokens(bundle.manifest.name, n_image, n_prompt, n_gen, most)
     prefill = n_image + n_prompt
-    if prefill + n_gen > most:
-        raise InputError(
-            f"{bundle.manifest.name}: the tokens do not fit the context (found {n_image} image, {n_prompt} prompt and "
-            f"{n_gen} new tokens, expected at most {most} together)"
-        )
     works = {
         "image": shape.image_work(),
         "prefill": shape.prefill_work(prefill),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from embernet.errors import InputError
+from embernet.errors import InputError, system_reason
 
 MOST_WAITING = 256
 _HEAD = b'{"schema": "embernet.'
@@ -34,7 +34,7 @@ class RecordFile:
         except OSError as error:
             self.close()
             is_locked = isinstance(error, BlockingIOError)
-            problem = "written by another process" if is_locked else (error.strerror or str(error)).lower()
+            problem = "written by another process" if is_locked else system_reason(error)
             raise InputError(f"{path}: cannot be written ({problem})", hint="choose another file") from None
 
     @property

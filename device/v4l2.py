@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embernet.device.camera import HEIGHT, WIDTH
 from embernet.device.frames import Frame, Stop, now
-from embernet.errors import EmbernetError, InputError
+from embernet.errors import EmbernetError, InputError, system_reason
 
 _Structure = TypeVar("_Structure")
 
@@ -131,9 +131,7 @@ class V4l2Camera:
         try:
             is_device = stat.S_ISCHR(Path(device).stat().st_mode)
         except OSError as error:
-            raise InputError(
-                f"{device}: no such camera ({(error.strerror or str(error)).lower()})", hint="ls /dev/video*"
-            ) from None
+            raise InputError(f"{device}: no such camera ({system_reason(error)})", hint="ls /dev/video*") from None
         if not is_device:
             raise InputError(f"{device}: not a camera (expected a device such as /dev/video0)")
 
@@ -158,7 +156,7 @@ class V4l2Camera:
                 skipped = max(skipped - 1, 0)
         except OSError as error:
             self.close()
-            raise EmbernetError(f"{self.name}: {(error.strerror or str(error)).lower()}") from None
+            raise EmbernetError(f"{self.name}: {system_reason(error)}") from None
         except EmbernetError:
             self.close()
             raise

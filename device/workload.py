@@ -6,15 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embernet.errors import InputError
+from embernet.device.ordinary_turn import prompt_tokens
 from embernet.runtime.generation import generate
 from embernet.runtime.image import ImageSource
 from embernet.runtime.model import Model
 from embernet.runtime.pipelines.base import Context, Step
 from embernet.runtime.sampling import Sampler, Sampling
 
-# The image and the question of an ordinary first turn, together.
-DEFAULT_PREFILL = 84
 DEFAULT_GEN = 32
 _NO_END_TOKEN = -1
 
@@ -33,13 +31,7 @@ def choose_workload(model: Model, n_prompt: int | None, n_gen: int | None, image
     n_image, room = model.num_image_tokens, model.context_length - model.num_image_tokens
     if n_gen is None:
         n_gen = max(1, min(DEFAULT_GEN, room - (n_prompt or 1)))
-    if n_prompt is None:
-        n_prompt = max(1, min(DEFAULT_PREFILL - n_image, room - n_gen))
-    if n_prompt + n_gen > room:
-        raise InputError(
-            f"{model.manifest.name}: the tokens do not fit the context (found {n_image} image, {n_prompt} prompt and "
-            f"{n_gen} new tokens, expected at most {model.context_length} together)"
-        )
+    n_prompt = prompt_tokens(model.manifest.name, n_image, n_prompt, n_gen, model.context_length)
     rng = np.random.default_rng(0)
     prompt = [model.manifest.bos_token_id, *rng.integers(0, model.manifest.vocab_size, n_prompt - 1).tolist()]
     size = model.manifest.image.size

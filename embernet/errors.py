@@ -43,3 +43,8 @@ class NetworkError(EmbernetError):
     """Something had to be fetched and could not be."""
 
     exit_code = 7
+
+
+def system_reason(error: OSError) -> str:
+    """What the system says went wrong, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()

@@ -21,7 +21,8 @@ from embernet.device.bench_result import read_result
 from embernet.device.comparison import METRICS, Difference, compare, compare_conditions
 from embernet.device.cpu import cpu_name, is_emulated, last_level_cache_bytes, physical_cores
 from embernet.device.memory import MemoryUse, memory_use
-from embernet.device.workload import DEFAULT_GEN, DEFAULT_PREFILL
+from embernet.device.ordinary_turn import DEFAULT_PREFILL
+from embernet.device.workload import DEFAULT_GEN
 from embernet.errors import EmbernetError, InputError
 from embernet.runtime import load, native_library
 from embernet.runtime.native_library import FUNCTION_BODIES, isa_in_use

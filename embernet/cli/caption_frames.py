@@ -12,7 +12,7 @@ import typer
 
 from embernet.cli.answers import load_model, summary
 from embernet.cli.output import note, print_error, print_json, printable
-from embernet.errors import EmbernetError
+from embernet.errors import EmbernetError, system_reason
 from embernet.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class _Results:
         """EmbernetError if there are records that cannot be written."""
         if self._output is not None and (error := self._output.flush()):
             raise EmbernetError(
-                f"{self._output.path}: {self._output.waiting} records could not be written ({_reason(error)})"
+                f"{self._output.path}: {self._output.waiting} records could not be written ({system_reason(error)})"
             )
 
     def _take_caption(self, caption: "Caption") -> None:
@@ -186,11 +186,7 @@ class _Results:
     def _say_whether_writable(self, path: Path, error: OSError | None) -> None:
         if error is not None and path not in self._unwritable:
             self._unwritable.add(path)
-            print_error(f"{path}: cannot be written for now ({_reason(error)})", None, 1, self._request.json)
+            print_error(f"{path}: cannot be written for now ({system_reason(error)})", None, 1, self._request.json)
         elif error is None and path in self._unwritable:
             self._unwritable.remove(path)
             note(f"{path}: can be written again", self._request.quiet)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

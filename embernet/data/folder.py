@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
+from embernet import image_files
 from embernet.data.example import GENERAL, Example
 from embernet.data.records import DEFAULT_QUESTION, Columns, record_domain, record_turns
 from embernet.errors import InputError
 from embernet.json_file import read_json_object
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = image_files.IMAGE_SUFFIXES | {".ppm"}
 _TEXT_SUFFIX, _JSON_SUFFIX = ".txt", ".json"
 
 
