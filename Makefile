@@ -1,5 +1,7 @@
-# Every target sets itself up in a virtual environment in .venv; PYTHON chooses the interpreter.
+# Every target sets itself up in a virtual environment in .venv; PYTHON chooses the interpreter, SEED what `spark` is
+# made from.
 PYTHON ?= python3
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 WHEELS_VENV := build/wheels-venv
@@ -34,7 +36,7 @@ soak: $(VENV)/installed-dev  ## 1,000 images each of a folder and a camera that 
 	$(BIN)/python -m pytest -m soak -s
 
 spark: $(VENV)/installed-dev  ## The small model of eight domains from nothing, with its card: hours, 12 GB of disk.
-	$(BIN)/embernet train spark -o build/spark/checkpoint
+	$(BIN)/embernet train spark -o build/spark/checkpoint --seed $(SEED)
 	$(BIN)/embernet export build/spark/checkpoint -o build/spark/spark.ember
 	$(BIN)/embernet eval build/spark/spark.ember --against build/spark/checkpoint --data synth --count 2400 -o build/spark/eval.json
 	$(BIN)/embernet card build/spark/spark.ember --eval build/spark/eval.json --limits docs/spark-limits.md --license mit \
