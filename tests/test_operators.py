@@ -324,7 +324,11 @@ def test_ternary_attention(isa, data):
             pairs.append((present[b, :, :length], expected_present[b, :, :length], allowed))
         for found, wanted, allowed in pairs:
             np.testing.assert_allclose(found, wanted, atol=max(exact, allowed))
-            assert np.median(np.abs(found - wanted)) < exact
+            error = np.abs(found - wanted)
+            # One code of a row reaches every output by its weight: -1, 0 or 1 times one step.
+            step = error.max(axis=-1, keepdims=True)
+            is_one_code = (error < exact) | (step - error < exact)
+            assert np.median(error) < exact or is_one_code.all()
 
 
 @EVERY_ENGINE
