@@ -126,6 +126,7 @@ def test_an_average_follows_and_is_put_in_place_and_taken_out():
         (2, "reference", None, 723_342_464),  # the same
         (2, "promised", None, 16 * (6_152 + 9 * 4_722_176)),
         (2, "promised", (2, 3), 16 * 2 * 4_722_176),
+        (1, "none", None, 833_717_120),  # all but SigLIP's pooling head and image_newline
     ],
 )
 def test_freeze_sets_of_the_full_size(stage, freeze, experts, expected):

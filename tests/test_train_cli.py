@@ -87,7 +87,7 @@ def test_a_flag_overrules_the_file_which_overrules_the_preset(tmp_path):
         ("a.toml", "learning_rte = 3", "unknown key 'learning_rte'", "the keys are stage, "),
         ("a.yaml", "epochs: many", "epochs has the wrong type .found 'many', expected int.", None),
         ("a.yaml", "epochs: 0", "epochs must lie between 1 and", None),
-        ("a.yaml", "freeze: all", "freeze is unknown .found 'all', expected one of promised, reference.", None),
+        ("a.yaml", "freeze: all", "freeze is unknown .found 'all', expected one of promised, reference, none.", None),
         ("a.yaml", "epochs: [", "not readable as YAML", None),
         ("a.yaml", "- 1", "expected keys and values .found list.", None),
         ("a.toml", "epochs", "not readable as TOML", None),

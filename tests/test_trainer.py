@@ -110,6 +110,22 @@ def test_only_what_the_stage_trains_has_changed(model, stage_1):
     assert {name for name in trained if name.endswith("weight") and "norm" not in name} <= changed
 
 
+def test_without_a_freeze_set_everything_changes(model, tmp_path):
+    small_run(tmp_path, model, stage=1, freeze="none", epochs=1)
+    before, after = open_checkpoint(model).tensors, open_checkpoint(tmp_path / "stage1" / "final_model").tensors
+    # The norms of an expert that was never chosen have no gradient and no decay.
+    assert not [n for n in before if ".experts." not in n and np.array_equal(before[n], after[n])]
+
+
+def test_parameters_that_no_code_reads_stay_and_a_run_with_them_resumes(tmp_path):
+    model = write_small_checkpoint(tmp_path / "model", unused_parameters=True)
+    run = tmp_path / "run"
+    interrupt_after(2, run, model, stage=1, freeze="none")
+    assert small_run(run, resume=run).finish_reason == "done"
+    before, after = open_checkpoint(model).tensors, open_checkpoint(run / "stage1" / "final_model").tensors
+    assert np.array_equal(before["image_newline"], after["image_newline"])
+
+
 def test_the_final_model_is_the_average_and_the_checkpoint_is_not(stage_1):
     final, last = (open_checkpoint(stage_1 / name).tensors for name in ("final_model", "checkpoint_epoch_2"))
     _, ema = read_run_tensors(stage_1 / "checkpoint_epoch_2")

@@ -22,6 +22,7 @@ class Preset(str, Enum):
 class Freeze(str, Enum):
     promised = "promised"
     reference = "reference"
+    none = "none"
 
 
 class Optimizer(str, Enum):
@@ -89,7 +90,9 @@ def train(
     ] = None,
     freeze: Annotated[
         Freeze | None,
-        typer.Option("--freeze", help="What is frozen: as the documents promise (default), or as the published code."),
+        typer.Option(
+            "--freeze", help="What is frozen: as the documents promise (default), as the published code, or nothing."
+        ),
     ] = None,
     experts: Annotated[
         str | None, typer.Option("--experts", help="Train only these experts, as in 2,3 (stage 2).")

@@ -18,7 +18,7 @@ from embernet.errors import InputError, MissingExtraError
 
 OPTIMIZERS = ("bitnet", "adamw", "reference")
 SCHEDULES = ("two_phase", "cosine")
-FREEZE_SETS = ("promised", "reference")
+FREEZE_SETS = ("promised", "reference", "none")
 DEVICES = ("auto", "cpu", "cuda")
 
 # (freeze set, stage): what the published README promises, and what the published code uses.
@@ -27,6 +27,8 @@ _LEARNING_RATES = {
     ("promised", 2): 1e-4,
     ("reference", 1): 1e-4,
     ("reference", 2): 3e-4,
+    ("none", 1): 1e-3,
+    ("none", 2): 1e-4,
 }
 
 
