@@ -250,6 +250,15 @@ def test_a_folder_that_is_no_dataset_says_why(tmp_path, files, reason):
     assert str(error.value).startswith(str(tmp_path))
 
 
+def test_a_folder_of_datasets_names_one(tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "cats.json").touch()
+    (tmp_path / "cats" / "1.png").touch()
+    with pytest.raises(InputError, match="none of its 1 images has a caption") as error:
+        open_source(tmp_path)
+    assert str(tmp_path / "cats") in error.value.hint
+
+
 def test_what_is_no_dataset_at_all_says_why(tmp_path):
     with pytest.raises(InputError, match="no such dataset"):
         open_source(tmp_path / "gone")

@@ -113,7 +113,15 @@ def _open_splits(
     folders = {split: path / split for split in SPLITS if (path / split).is_dir()}
     if "train" in folders:
         return {split: CaptionFolder(folder, name, domain) for split, folder in folders.items()}
-    return {"train": CaptionFolder(path, name, domain)}
+    try:
+        return {"train": CaptionFolder(path, name, domain)}
+    except InputError as error:
+        below = [child for child in sorted(path.iterdir()) if child.is_dir() and _annotation_files(child)]
+        if not below:
+            raise
+        raise InputError(
+            str(error), hint=f"a dataset in a folder below is opened by its own path: {below[0]}"
+        ) from None
 
 
 def _annotation_files(folder: Path) -> dict[str, Path]:
