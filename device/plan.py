@@ -148,7 +148,7 @@ def _memory(need: MemoryNeed, prefill: int, caption: int, context: int, availabl
         "decoder_weight_bytes": need.decoder_weights - need.table_weights,
         "embedding_weight_bytes": need.table_weights,
         "image_working_bytes": need.image,
-        "prefill_working_bytes": need.position * prefill,
+        "prefill_working_bytes": need.prefill(prefill),
         "context": context,
         "cache_bytes": need.cache_position * context,
         "cache_position_bytes": need.cache_position,

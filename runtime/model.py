@@ -203,7 +203,7 @@ class Model:
     def forward(self, input_ids: Sequence[int], pixel_values: NDArray[np.float32] | None = None) -> Forward:
         """Logits and router choices of every position: image positions, if pixel_values (N, 3, S, S), then text."""
         ids, features = self._token_ids(input_ids), self._image_features(pixel_values)
-        step = self.new_context(len(ids), features, room=0).feed(ids, features, keep=0)
+        step = self.new_context(len(ids), features, room=0).feed(ids, features, all_logits=True)
         return Forward(step.logits, step.experts, step.weights)
 
     def generate_ids(

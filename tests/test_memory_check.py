@@ -213,6 +213,13 @@ def test_loading_is_refused_in_one_sentence(available, cli, tiny_bundle: Path):
     one_sentence(err, "tiny: does not fit in memory with 36 positions (found 3 MB available, expected ")
 
 
+def test_a_long_prompt_is_read_in_pieces(available):
+    available(256 * MB // 10 + 1000 * MB // 20)
+    check_sequence("m", NEED, length=0, capacity=1000, prompt=1000)
+    with pytest.raises(OutOfMemoryError):
+        check_sequence("m", NEED, length=0, capacity=1001, prompt=1000)
+
+
 def test_the_hint_works(available, tiny_bundle: Path):
     shape = get_family("embernet").part("shape")(open_bundle(tiny_bundle))
     available(shape.memory().anonymous(100, 36), _RESERVE_BYTES)

@@ -19,6 +19,7 @@ from embernet.runtime.bundle import open_bundle
 from embernet.runtime.generation import generate
 from embernet.runtime.model import Model
 from embernet.runtime.packing import expert_bytes, ternary_shape
+from embernet.runtime.pipelines import embernet as embernet_pipeline
 from embernet.runtime.pipelines.base import Step
 from embernet.runtime.sampling import Sampler, Sampling
 from embernet.runtime.text import TextCodec
@@ -46,7 +47,7 @@ class StandInContext:
         self.seen: list[int] = []
         self.images = 0
 
-    def feed(self, input_ids, image_features=None, keep=1) -> Step:
+    def feed(self, input_ids, image_features=None, all_logits=False) -> Step:
         if image_features is not None:
             self.images += 1
             self.length += image_features.shape[0] * image_features.shape[1]
@@ -551,6 +552,42 @@ def test_a_configuration_without_sizes_is_a_broken_bundle(tiny_bundle, tmp_path)
     (broken / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="config.intermediate_size must be a whole number"):
         load(broken)
+
+
+@pytest.mark.parametrize("piece", [5, 20, 41])
+def test_a_prompt_that_is_read_in_pieces_gives_the_same_bits(model, photo, monkeypatch, piece):
+    ids = np.random.default_rng(0).integers(5, 40, 60).tolist()
+    features = model.encode(photo).features
+
+    def feed(all_logits: bool) -> Step:
+        return model.new_context(len(ids), features, room=0).feed(ids, features, all_logits)
+
+    whole = {all_logits: feed(all_logits) for all_logits in (False, True)}
+    monkeypatch.setattr(embernet_pipeline, "PREFILL_PIECE", piece)
+    for all_logits, expected in whole.items():
+        step = feed(all_logits)
+        assert step.logits.shape == expected.logits.shape
+        for name in ("logits", "experts", "weights"):
+            np.testing.assert_array_equal(getattr(step, name), getattr(expected, name))
+
+
+def test_a_prompt_that_fails_after_a_piece_leaves_no_trace(model, monkeypatch):
+    monkeypatch.setattr(embernet_pipeline, "PREFILL_PIECE", 4)
+    context = model.new_context(9, None, room=0)
+    decoder, runs = context._decoder.run, []
+
+    def fail_the_second_time(*, shrink: bool) -> None:
+        runs.append(shrink)
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        decoder(shrink=shrink)
+
+    monkeypatch.setattr(context._decoder, "run", fail_the_second_time)
+    with pytest.raises(KeyboardInterrupt):
+        context.feed([*range(5, 14)])
+    assert context.length == 0
+    expected = model.new_context(9, None, room=0).feed([*range(5, 14)])
+    np.testing.assert_array_equal(context.feed([*range(5, 14)]).logits, expected.logits)
 
 
 def test_a_run_that_fails_leaves_no_trace(tiny_bundle, monkeypatch):

@@ -13,7 +13,7 @@ from embernet.runtime.pipelines.shape import Shape
 class Step:
     """What one run over T new positions gave.
 
-    logits (kept, V) of the last `kept` positions, which the context may overwrite in its next run; experts and weights
+    logits (1, V) of the last position, or (T, V), which the context may overwrite in its next run; experts and weights
     (L, T, K): router choices of every position.
     """
 
@@ -31,8 +31,10 @@ class Context(Protocol):
     @property
     def capacity(self) -> int: ...
 
-    def feed(self, input_ids: list[int], image_features: NDArray[np.float32] | None = None, keep: int = 1) -> Step:
-        """Append image positions, then text positions, and run them. keep: how many logits to compute, 0 = all."""
+    def feed(
+        self, input_ids: list[int], image_features: NDArray[np.float32] | None = None, all_logits: bool = False
+    ) -> Step:
+        """Append image positions, then text positions, and run them; only the last one's logits, unless all."""
         ...
 
 

@@ -1,5 +1,8 @@
 """The EmberNet pipeline: vision, embedding and decoder graphs, and a key/value cache that is bound in place."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +11,7 @@ from embernet.runtime.bundle import GRAPH_FILES, WEIGHTS_FILE, Bundle
 from embernet.runtime.memory_check import check_sequence
 from embernet.runtime.pipelines.base import Step
 from embernet.runtime.pipelines.embernet_shape import EmberNetShape
+from embernet.runtime.pipelines.shape import PREFILL_PIECE
 from embernet.runtime.release import trim_heap
 from embernet.runtime.session import FLOAT, INT64, EngineOptions, Graph
 
@@ -92,7 +96,7 @@ class EmberNetContext:
             raise OutOfMemoryError(f"a context of {capacity} positions does not fit in memory") from None
         # As long as the cache: positions that are not there yet count as padding, and nothing has to be bound again.
         self._mask = np.zeros((1, capacity), np.int64)
-        self._bound_sizes = (0, 0, 0)
+        self._bound_sizes = (0, 0, False)
         self._embedding = pipeline.embedding.binding()
         self._decoder = pipeline.decoder.binding()
         self._decoder.bind(
@@ -104,20 +108,40 @@ class EmberNetContext:
     def length(self) -> int:
         return self._length
 
-    def feed(self, input_ids: list[int], image_features: NDArray[np.float32] | None = None, keep: int = 1) -> Step:
+    def feed(
+        self, input_ids: list[int], image_features: NDArray[np.float32] | None = None, all_logits: bool = False
+    ) -> Step:
         """Run the image tokens of image_features (N, I, H), if any, and then input_ids. See `base.Context.feed`."""
+        p, start = self._pipeline, self._length
+        num_image = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        T = num_image + len(input_ids)
+        if start + T > self.capacity:
+            raise InputError(f"the context holds {self.capacity} positions, {start + T} are needed")
+        if T > 1:
+            check_sequence(p.name, p.memory, start, self.capacity, T)
+        # The image is read whole, with at least one token.
+        end = max(1, PREFILL_PIECE - num_image)
+        steps = [self._run(input_ids[:end], image_features, all_logits)]
+        try:
+            for begin in range(end, len(input_ids), PREFILL_PIECE):
+                if all_logits:  # the next run may write to the same array
+                    steps[-1] = replace(steps[-1], logits=steps[-1].logits.copy())
+                steps.append(self._run(input_ids[begin : begin + PREFILL_PIECE], None, all_logits))
+        except BaseException:
+            self._length = start
+            raise
+        return _joined(steps, all_logits)
+
+    def _run(self, input_ids: list[int], image_features: NDArray[np.float32] | None, all_logits: bool) -> Step:
+        """Run what is short enough to be run at once."""
         p = self._pipeline
         num_image = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
         T = num_image + len(input_ids)
         total = self._length + T
-        if total > self.capacity:
-            raise InputError(f"the context holds {self.capacity} positions, {total} are needed")
         is_prefill = T > 1  # needs far more working memory than the steps that follow
-        if is_prefill:
-            check_sequence(p.name, p.memory, self._length, self.capacity, T)
         # The steps of an answer are all alike: what they read and write is bound once.
-        if (num_image, T, keep) != self._bound_sizes:
-            self._bind(num_image, T, keep)
+        if (num_image, T, all_logits) != self._bound_sizes:
+            self._bind(num_image, T, all_logits)
         self._ids[:] = input_ids
         if image_features is not None:
             self._features[:] = image_features.reshape(self._features.shape)
@@ -138,9 +162,10 @@ class EmberNetContext:
         self._length = total
         return Step(logits[0], experts[0].transpose(1, 0, 2).copy(), weights[0].transpose(1, 0, 2).copy())
 
-    def _bind(self, num_image: int, num_positions: int, keep: int) -> None:
-        """Bind arrays for a run over so many positions that keeps `keep` logits, 0 = all."""
+    def _bind(self, num_image: int, num_positions: int, all_logits: bool) -> None:
+        """Bind arrays for a run over so many positions."""
         p, T = self._pipeline, num_positions
+        keep = 0 if all_logits else 1  # the graph's way to say it
         try:
             self._ids = np.empty((1, T - num_image), np.int64)
             self._features = np.empty((1, num_image, p.hidden_size), np.float32)
@@ -159,4 +184,13 @@ class EmberNetContext:
             {"logits": logits, "selected_experts": experts, "routing_weights": weights},
         )
         self._results = logits, experts, weights
-        self._bound_sizes = (num_image, T, keep)
+        self._bound_sizes = (num_image, T, all_logits)
+
+
+def _joined(steps: Sequence[Step], all_logits: bool) -> Step:
+    """The pieces of a prompt as one step."""
+    if len(steps) == 1:
+        return steps[0]
+    logits = np.concatenate([step.logits for step in steps]) if all_logits else steps[-1].logits
+    experts = np.concatenate([step.experts for step in steps], axis=1)
+    return Step(logits, experts, np.concatenate([step.weights for step in steps], axis=1))

@@ -8,7 +8,7 @@ import math
 from embernet.errors import BundleError
 from embernet.runtime.bundle import WEIGHTS_FILE, Bundle
 from embernet.runtime.packing import expert_bytes, int8_shape, ternary_shape
-from embernet.runtime.pipelines.shape import FLOAT_BYTES, MemoryNeed, Work
+from embernet.runtime.pipelines.shape import FLOAT_BYTES, PREFILL_PIECE, MemoryNeed, Work
 
 MAX_SIZE = 2**20  # of any dimension
 MAX_LAYERS = 4096
@@ -139,7 +139,8 @@ class EmberNetShape:
 
     def prefill_work(self, positions: int) -> Work:
         layers = self._layer_work(positions, past=0).times(self.num_layers)
-        return layers + self._head_work() + Work(weight_bytes=self._decoder_weight_bytes)
+        pieces = -(-positions // PREFILL_PIECE)
+        return layers + self._head_work() + Work(weight_bytes=self._decoder_weight_bytes).times(pieces)
 
     def token_work(self, past: int) -> Work:
         work = self._layer_work(1, past).times(self.num_layers)

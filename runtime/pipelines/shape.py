@@ -4,6 +4,8 @@ from dataclasses import astuple, dataclass
 from typing import Protocol
 
 FLOAT_BYTES = 4
+# A longer prompt is read in pieces of so many positions: the memory to read one is bounded.
+PREFILL_PIECE = 256
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class MemoryNeed:
 
     Mapped from the file, so that the system may drop and read them again: vision_weights while an image is encoded;
     decoder_weights with every expert, of which the table of embeddings and the head have table_weights.
-    Anonymous: sessions once loaded; image while one is encoded; position for each of a prompt, while that is read;
-    cache_position for each of a sequence, until it ends.
+    Anonymous: sessions once loaded; image while one is encoded; position for each that is read at once, of a prompt
+    at most PREFILL_PIECE; cache_position for each of a sequence, until it ends.
     """
 
     vision_weights: int
@@ -55,12 +57,16 @@ class MemoryNeed:
         return self.sessions + max(self.image, self.sequence(context, prompt))
 
     def sequence(self, context: int, prompt: int) -> int:
-        """What a sequence of `context` positions takes while `prompt` of them are read at once."""
-        return self.cache_position * context + self.position * prompt
+        """What a sequence of `context` positions takes while a prompt of `prompt` is read."""
+        return self.cache_position * context + self.prefill(prompt)
 
     def positions_within(self, available: int, prompt: int) -> int:
-        """The longest sequence that takes no more than this while `prompt` of its positions are read at once."""
-        return max(0, available - self.position * prompt) // max(1, self.cache_position)
+        """The longest sequence that takes no more than this while a prompt of `prompt` positions is read."""
+        return max(0, available - self.prefill(prompt)) // max(1, self.cache_position)
+
+    def prefill(self, prompt: int) -> int:
+        """What reading a prompt takes besides its keys and values."""
+        return self.position * min(prompt, PREFILL_PIECE)
 
 
 class Shape(Protocol):
