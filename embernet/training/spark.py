@@ -81,7 +81,6 @@ class Recipe:
     speak_rates: Rates = field(default=Rates(muon=8e-3, adamw=3e-3, vision=0.4))
     speak_batch: int = 32
     speak_patch_weight: float = 0.3
-    expert_supervision: float = 0.1
     # Text tokens per drawing: its caption and questions are packed until they are used up.
     text_tokens: int = 56
     # How often a turn continues a conversation, so that chats are learnt too.
@@ -108,7 +107,8 @@ def train_spark(
     tokenizer = build_tokenizer(corpus())
     config = EmberNetConfig.preset(PRESET)
     folder = output.with_name(f"{output.name}.training")
-    saved = SavedRun(folder / "run.pt", run_settings(recipe, seed, processes))
+    settings = f"{recipe} {config} {SynthDrawings('train', seed).identity} {processes}"
+    saved = SavedRun(folder / "run.pt", settings)
     saved.load()  # a folder of another run is refused before anything is drawn
 
     def rendered(done: int) -> None:
@@ -123,11 +123,6 @@ def train_spark(
     save_checkpoint(output, config, shapes, tensors.items(), tokenizer.to_str())
     shutil.rmtree(folder)
     return scores
-
-
-def run_settings(recipe: Recipe, seed: int, processes: int) -> str:
-    """All that the weights depend on."""
-    return f"{recipe} {EmberNetConfig.preset(PRESET)} {SynthDrawings('train', seed).identity} {processes}"
 
 
 # Where a CPU multiplies bfloat16, it does so several times as fast as float32.
@@ -223,8 +218,7 @@ def _train(
         return {
             "text": output.loss,
             "balance": 0.01 * router_balance_loss(output.router_logits),
-            "experts": recipe.expert_supervision
-            * expert_supervision_loss(output.router_logits[:, :, None], experts[output.rows]),
+            "experts": 0.1 * expert_supervision_loss(output.router_logits[:, :, None], experts[output.rows]),
             **{name: recipe.speak_patch_weight * loss for name, loss in patch_losses.items()},
         }
 
