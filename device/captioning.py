@@ -32,6 +32,7 @@ SCHEMA, ERROR_SCHEMA = "embernet.caption/1", "embernet.error/1"
 DEFAULT_THRESHOLD = 0.02
 _THUMBNAIL = (32, 32)
 _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
+_MOST_DOUBLINGS = 30  # after 17 hours without a camera 2.0**failures would be no float
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def caption_frames(
         except EmbernetError as error:
             is_file = frame is not None and frame.path is not None
             failures += not is_file
-            retry_s = None if is_file else min(_RETRY_FIRST_S * 2.0 ** (failures - 1), _RETRY_LAST_S)
+            doublings = min(failures - 1, _MOST_DOUBLINGS)
+            retry_s = None if is_file else min(_RETRY_FIRST_S * 2.0**doublings, _RETRY_LAST_S)
             yield Failure(_without_traceback(error), source.name, frame, retry_s)
             stop.wait(retry_s or 0.0)
             continue

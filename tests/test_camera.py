@@ -208,6 +208,13 @@ def test_failures_are_tried_again_ever_later_and_it_is_said_when_it_works(model,
     assert (record["schema"], record["message"], record["input"]) == ("embernet.error/1", "failure 0", None)
 
 
+def test_a_camera_that_is_gone_for_days_is_still_tried(model, monkeypatch):
+    monkeypatch.setattr(Stop, "wait", lambda self, seconds, *files: [])
+    events = list(caption_frames(model, Frames(*[EmbernetError("gone")] * 2000, scene(0.1)), stop=Stop()))
+    assert [event.retry_s for event in events[:2000]][6:] == [60] * 1994
+    assert (events[2000].failures, type(events[2001])) == (2000, Caption)
+
+
 def test_a_file_that_fails_is_left_behind_at_once(model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     (tmp_path / "good.png").write_bytes((EXAMPLES / "flag.png").read_bytes())
