@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class WatchedFolder:
         if not self.folder.is_dir():
             raise InputError(f"{folder}: no such folder")
         self._given = dict(done or {})
-        self._arrived: deque[str] = deque()
+        self._arrived: OrderedDict[str, None] = OrderedDict()  # a name that comes again keeps its place
         self._unsettled: dict[str, tuple[int, int]] = {}
         self._events: FolderEvents | None = None
         self._is_open = False
@@ -55,7 +55,7 @@ class WatchedFolder:
                 self.close()
                 raise EmbernetError(f"{self.folder}: cannot be watched ({error.strerror})") from None
             while self._arrived:
-                if frame := self._frame(self._arrived.popleft()):
+                if frame := self._frame(self._arrived.popitem(last=False)[0]):
                     return frame
             files = () if self._events is None else (self._events.file,)
             stop.wait(self._look_at - time.monotonic(), *files)
@@ -79,7 +79,7 @@ class WatchedFolder:
             if event.is_missed:
                 self._look(only_new_names=False)
             elif event.has_come and _is_image_name(event.name):
-                self._arrived.append(event.name)
+                self._arrived.setdefault(event.name)
             elif not event.has_come:
                 self._given.pop(event.name, None)
         if time.monotonic() >= self._look_at:
@@ -104,8 +104,8 @@ class WatchedFolder:
                 arrived.append((status.st_mtime_ns, name))
             else:
                 unsettled[name] = state
-        waiting = set(self._arrived)
-        self._arrived += (name for _, name in sorted(arrived) if name not in waiting)
+        for _, name in sorted(arrived):
+            self._arrived.setdefault(name)
         self._unsettled = unsettled
         pause = LOOK_AGAIN_S if self._events is not None and not unsettled else POLL_S
         took = time.monotonic() - started

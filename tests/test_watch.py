@@ -141,6 +141,20 @@ def test_a_file_that_is_written_again_is_given_again(kind, tmp_path):
     assert names(folder, 1) == ["last.jpg"]
 
 
+def test_files_that_are_written_again_and_again_have_one_turn_each(kind, tmp_path):
+    """Faster than they are captioned: two cameras that keep their newest picture, and one file that comes late."""
+    folder = WatchedFolder(tmp_path)
+    given = []
+    for second in range(8):
+        for name in ("a.png", "b.png"):
+            put(tmp_path / name, second, modified=OLD + second)
+        if second == 5:
+            put(tmp_path / "c.png")
+        given += names(folder, 1)
+        assert len(folder._arrived) <= 2
+    assert "c.png" in given
+
+
 def test_what_is_gone_before_its_turn_is_not_given_and_nothing_is_kept_of_it(kind, tmp_path):
     for name in ("a.png", "b.png"):
         put(tmp_path / name)
