@@ -42,7 +42,7 @@ class WatchedFolder:
             raise InputError(f"{folder}: no such folder")
         self._given = dict(done or {})
         self._arrived: OrderedDict[str, None] = OrderedDict()  # a name that comes again keeps its place
-        self._unsettled: dict[str, tuple[int, int]] = {}
+        self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; since when it is so
         self._events: FolderEvents | None = None
         self._is_open = False
         self._look_at = 0.0  # by the monotonic clock
@@ -98,12 +98,13 @@ class WatchedFolder:
             status = self._status(name)
             if status is None or self._given.get(name) == _modified_unix_ms(status):
                 continue
-            state = (status.st_mtime_ns, status.st_size)
-            rests = time.time() - status.st_mtime > SETTLED_S or self._unsettled.get(name) == state
-            if rests and not _is_being_written(self.folder / name):
+            state = (name, status.st_mtime_ns, status.st_size)
+            since = self._unsettled.get(state, started)
+            rested_s = max(time.time() - status.st_mtime, started - since)  # a clock that is set back makes files young
+            if rested_s >= SETTLED_S and not _is_being_written(self.folder / name):
                 arrived.append((status.st_mtime_ns, name))
             else:
-                unsettled[name] = state
+                unsettled[state] = since
         for _, name in sorted(arrived):
             self._arrived.setdefault(name)
         self._unsettled = unsettled
