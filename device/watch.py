@@ -44,7 +44,7 @@ class WatchedFolder:
         self._arrived: OrderedDict[str, None] = OrderedDict()  # a name that comes again keeps its place
         self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; since when it is so
         self._events: FolderEvents | None = None
-        self._is_open = False
+        self._opened: os.stat_result | None = None
         self._look_at = 0.0  # by the monotonic clock
 
     def next(self, stop: Stop) -> Frame | None:
@@ -62,16 +62,19 @@ class WatchedFolder:
         return None
 
     def close(self) -> None:
-        self._is_open = False
+        self._opened = None
         if self._events is not None:
             self._events.close()
             self._events = None
 
     def _keep_up(self) -> None:
         """Learn of new files: from the kernel, and by looking when it is time for that."""
-        if not self._is_open:
+        is_due = time.monotonic() >= self._look_at
+        if self._opened is not None and is_due and not os.path.samestat(self._opened, self.folder.stat()):
+            self.close()  # another folder has this place now: a stick that was mounted
+        if self._opened is None:
+            self._opened = self.folder.stat()
             self._events = open_folder_events(self.folder)  # before looking: nothing comes in between
-            self._is_open = True
             self._look(only_new_names=False)
         for event in () if self._events is None else self._events.read():
             if event.is_lost:

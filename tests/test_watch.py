@@ -217,6 +217,21 @@ def test_a_folder_that_vanishes_is_a_failure_until_it_is_back(kind, tmp_path):
     assert names(folder, 1) == ["b.png"]
 
 
+def test_a_folder_that_takes_the_place_of_another_is_watched(monkeypatch, tmp_path):
+    """As one that is mounted there, which the kernel does not announce."""
+    monkeypatch.setattr(watch, "LOOK_AGAIN_S", 0.02)
+    place = tmp_path / "usb" / "in"
+    place.mkdir(parents=True)
+    put(place / "a.png")
+    folder = WatchedFolder(place)
+    assert names(folder, 1) == ["a.png"]
+    place.parent.rename(tmp_path / "other")
+    place.mkdir(parents=True)
+    for second in range(2):  # only an announcement tells that a file was written again
+        put(place / "b.png", modified=OLD + second)
+        assert names(folder, 1) == ["b.png"]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         WatchedFolder(tmp_path / "nowhere")
