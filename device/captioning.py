@@ -21,7 +21,7 @@ from PIL import Image
 
 from embernet.device.frames import Frame, FrameSource, Stop, now
 from embernet.device.memory import memory_use
-from embernet.errors import EmbernetError
+from embernet.errors import EmbernetError, InputError
 from embernet.runtime.answer import Answer, EncodedImage
 from embernet.runtime.image import LoadedImage, load_image
 from embernet.runtime.model import GenerationOptions, Model
@@ -109,7 +109,8 @@ def caption_frames(
     prompt: what to ask, None = the model's own. interval_s: from one frame to the next; when a caption takes longer,
     the moments that passed meanwhile are left out. threshold: do not caption a frame that differs less from the last
     one that was captioned, see `DEFAULT_THRESHOLD`; None = caption all. After a failure the source is asked again
-    after 1, 2, 4, ... 60 seconds; a file that fails is left behind. InputError for impossible options.
+    after 1, 2, 4, ... 60 seconds; a file that fails is left behind. InputError for impossible options, and for a source
+    that can never be used.
     """
     question = model.prompt("caption") if prompt is None else prompt
     generation = options or GenerationOptions()
@@ -125,6 +126,8 @@ def caption_frames(
                 return
             event, last = _look(model, source.name, frame, question, generation, last, threshold)
         except EmbernetError as error:
+            if frame is None and isinstance(error, InputError):
+                raise
             is_file = frame is not None and frame.path is not None
             failures += not is_file
             doublings = min(failures - 1, _MOST_DOUBLINGS)

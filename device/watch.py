@@ -12,7 +12,7 @@ from typing import Any
 
 from embernet.device.frames import Frame, Stop, now
 from embernet.device.inotify import FolderEvents, open_folder_events
-from embernet.errors import EmbernetError, InputError
+from embernet.errors import EmbernetError, InputError, system_reason
 from embernet.image_files import IMAGE_SUFFIXES
 
 # A file that the kernel does not announce is complete when it rests for so long.
@@ -53,7 +53,7 @@ class WatchedFolder:
                 self._keep_up()
             except OSError as error:
                 self.close()
-                raise EmbernetError(f"{self.folder}: cannot be watched ({error.strerror})") from None
+                raise EmbernetError(f"{self.folder}: cannot be watched ({system_reason(error)})") from None
             while self._arrived:
                 if frame := self._frame(self._arrived.popitem(last=False)[0]):
                     return frame

@@ -228,6 +228,11 @@ def test_a_file_that_fails_is_left_behind_at_once(model, tmp_path):
         assert (failure.error.__traceback__, failure.error.__context__) == (None, None)
 
 
+def test_a_source_that_can_never_be_used_ends_it(model):
+    with pytest.raises(InputError, match="no images"):
+        list(caption_frames(model, Frames(InputError("no images"), scene(0.5)), stop=Stop()))
+
+
 def test_moments_that_pass_meanwhile_are_left_out(model, monkeypatch):
     """Every 10 seconds: a frame that takes 1 second, one that takes 25, one that takes 1."""
     clock = [1000.0]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import threading
 
@@ -157,6 +158,19 @@ def test_a_stream_that_cannot_be_read(tmp_path):
     os.close(folder)
 
 
+def test_a_stream_that_breaks_off_is_not_taken_for_one_that_ends():
+    reader, writer = socket.socketpair()
+    reader.send(b"never read")
+    writer.send(IMAGES[0])
+    writer.close()
+    with reader:
+        stream = MjpegStream(reader.fileno(), "stdin")
+        assert stream.next(Stop()).image == IMAGES[0]
+        with pytest.raises(InputError, match="stdin: cannot be read .connection reset"):
+            stream.next(Stop())
+        assert stream.next(Stop()) is None
+
+
 def test_the_command_captions_a_stream(tmp_path):
     file = io.BytesIO()
     with Image.open(EXAMPLES / "flag.png") as image:
@@ -170,4 +184,4 @@ def test_the_command_captions_a_stream(tmp_path):
     process = embernet("caption", "--mjpeg", "-m", "spark", "-q", stdin=subprocess.PIPE)
     out, err = process.communicate(b"nothing", timeout=60)
     assert (process.returncode, out) == (3, b"")
-    assert err.startswith(b"embernet: stdin: holds no JPEG image")
+    assert err == b"embernet: stdin: holds no JPEG image\n"  # and nothing of trying again
