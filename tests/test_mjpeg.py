@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -71,12 +71,14 @@ def test_an_image_that_is_cut_is_dropped_and_the_next_one_found():
     assert split(IMAGES[0][: len(IMAGES[0]) // 2] + IMAGES[1]) == [IMAGES[1]]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(1, 50))
 def test_garbage_never_hides_the_images_after_it(garbage, size):
     garbage = garbage.replace(b"\xff", b"\xfe")
     assert split(garbage + IMAGES[0] + garbage + IMAGES[2], size) == [IMAGES[0], IMAGES[2]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"\xff", b"\xd8", b"\xd9", b"\xda", b"\xc4", b"\x00", b"\x02", b"a"]), max_size=40))
 def test_no_stream_is_too_strange(pieces):
     for image in split(b"".join(pieces), 3):
