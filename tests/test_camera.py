@@ -114,6 +114,15 @@ def test_no_picture_is_waited_for_when_it_is_time_to_stop(program):
     assert CommandCamera(["still"], timeout_s=50).next(stop) is None
 
 
+def test_the_end_of_a_program_is_not_waited_for_when_it_is_time_to_stop(program):
+    program("exec >&- 2>&-; sleep 60")
+    stop = Stop()
+    threading.Timer(0.05, stop.set).start()
+    started = time.monotonic()
+    assert CommandCamera(["still"], timeout_s=20).next(stop) is None
+    assert time.monotonic() - started < 15
+
+
 def test_a_file_that_is_no_program(tmp_path):
     (tmp_path / "still").write_text("no program")
     (tmp_path / "still").chmod(0o755)
