@@ -407,6 +407,17 @@ def test_records_that_cannot_be_written_in_the_end_are_an_error(cli, program, tm
     assert err.splitlines()[-1].endswith("out.jsonl: 2 records could not be written (no space left on device)")
 
 
+def test_what_cannot_be_said_does_not_end_it(program, tmp_path):
+    """A log on the disk that is full."""
+    program('cat "$HERE/picture.jpg"')
+    options = ("-m", "spark", "-n", 1, "--count", 2, "-o", tmp_path / "out.jsonl")
+    with open("/dev/full", "wb") as full:
+        process = embernet("caption", "--camera-command", "still", *options, stderr=full)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_signal_ends_it_while_the_camera_hangs(program):
     program("echo begun >&2; exec sleep 60")
     process = embernet("caption", "--camera-command", "still", "-m", "spark", start_new_session=True)
