@@ -455,6 +455,7 @@ def test_the_unit_for_systemd_starts_a_command_that_there_is():
         (["--camera", "--if-changed", "--threshold", "nan"], "--threshold must be from 0 to 1"),
         (["--camera", "--interval", "nan"], "--interval must be seconds"),
         (["--camera", "--interval=-1"], "--interval must be seconds"),
+        (["--camera", "--interval", "1e7"], "--interval must be seconds, from 0 to 604800"),
         ([], "name an IMAGE"),
     ],
 )
