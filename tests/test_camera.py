@@ -418,10 +418,12 @@ def test_what_cannot_be_said_does_not_end_it(program, tmp_path):
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_signal_ends_it_while_the_camera_hangs(program):
-    program("echo begun >&2; exec sleep 60")
+def test_a_signal_ends_it_while_the_camera_hangs(program, tmp_path):
+    program('touch "$HERE/begun"; exec sleep 60')
     process = embernet("caption", "--camera-command", "still", "-m", "spark", start_new_session=True)
     assert b"captioning still" in process.stderr.readline()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, b"", b"")
