@@ -15,10 +15,10 @@ from embernet.device.inotify import FolderEvents, open_folder_events
 from embernet.errors import EmbernetError, InputError, system_reason
 from embernet.image_files import IMAGE_SUFFIXES
 
-# A file that the kernel does not announce is complete when it rests for so long.
+# A file that was there before, or where there are no announcements, is complete when it rests for so long.
 SETTLED_S = 2.0
 POLL_S = 1.0
-# What the kernel does not see (hard links, network file systems) is found by looking.
+# What the kernel does not see (hard links, network file systems) is found by looking, and has to rest as long.
 LOOK_AGAIN_S = 60.0
 _SET_SIGNAL = 10  # F_SETSIG
 _LARGEST_SHARE = 0.1  # of the time may be spent with looking
@@ -27,10 +27,10 @@ _LARGEST_SHARE = 0.1  # of the time may be spent with looking
 class WatchedFolder:
     """First the images that are in a folder, the oldest first, then those that come; none is skipped.
 
-    A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or where
-    the kernel announces nothing, when it has not been written for two seconds and, as far as we may know, nobody has
-    it open to write. Names that begin with a dot or end unlike an image's (`.part`, `.tmp`) are of no interest. A file
-    that is written again is given again.
+    A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or in a
+    kernel without inotify, when it has not been written for two seconds and, as far as we may know, nobody has it open
+    to write; one that is not announced, after a minute. Names that begin with a dot or end unlike an image's (`.part`,
+    `.tmp`) are of no interest. A file that is written again is given again.
     done: the files that need not be given, and when they were written (`modified_unix_ms`).
     Keeps about 200 bytes for every image that is in the folder.
     """
@@ -42,7 +42,7 @@ class WatchedFolder:
             raise InputError(f"{folder}: no such folder")
         self._given = dict(done or {})
         self._arrived: OrderedDict[str, None] = OrderedDict()  # a name that comes again keeps its place
-        self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; since when it is so
+        self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; from when on it is complete
         self._events: FolderEvents | None = None
         self._opened: os.stat_result | None = None
         self._look_at = 0.0  # by the monotonic clock
@@ -94,6 +94,7 @@ class WatchedFolder:
         with os.scandir(self.folder) as entries:
             names = {entry.name for entry in entries if _is_image_name(entry.name)}
         self._given = {name: modified for name, modified in self._given.items() if name in names}
+        settled_s = LOOK_AGAIN_S if only_new_names else SETTLED_S  # what is being written now will be announced
         arrived, unsettled = [], {}
         for name in names:
             if only_new_names and name in self._given:
@@ -102,12 +103,12 @@ class WatchedFolder:
             if status is None or self._given.get(name) == _modified_unix_ms(status):
                 continue
             state = (name, status.st_mtime_ns, status.st_size)
-            since = self._unsettled.get(state, started)
-            rested_s = max(time.time() - status.st_mtime, started - since)  # a clock that is set back makes files young
-            if rested_s >= SETTLED_S and not _is_being_written(self.folder / name):
+            age = max(time.time() - status.st_mtime, 0.0)  # below 0 where the clock was set back
+            complete_at = self._unsettled.get(state, started + settled_s - age)
+            if complete_at <= started and not _is_being_written(self.folder / name):
                 arrived.append((status.st_mtime_ns, name))
             else:
-                unsettled[state] = since
+                unsettled[state] = complete_at
         for _, name in sorted(arrived):
             self._arrived.setdefault(name)
         self._unsettled = unsettled

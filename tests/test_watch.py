@@ -89,6 +89,20 @@ def test_a_file_that_is_being_written_is_not_complete(tmp_path):
     assert names(folder, 1) == ["a.png"]
 
 
+def test_a_look_does_not_take_what_a_writer_has_not_closed(monkeypatch, tmp_path):
+    """An upload that comes to a halt for a moment."""
+    monkeypatch.setattr(watch, "_is_being_written", lambda path: False)  # of a file of somebody else
+    folder = WatchedFolder(tmp_path)
+    assert is_quiet(folder)
+    with open(tmp_path / "a.png", "wb") as file:
+        file.write(b"half of")
+        file.flush()
+        monkeypatch.setattr(watch, "SETTLED_S", 0.0)
+        folder._look_at = 0.0
+        assert is_quiet(folder)
+    assert names(folder, 1) == ["a.png"]
+
+
 def test_without_announcements_a_file_is_complete_when_it_rests(monkeypatch, tmp_path):
     monkeypatch.setattr(watch, "open_folder_events", lambda folder: None)
     monkeypatch.setattr(watch, "POLL_S", 0.02)
