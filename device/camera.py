@@ -22,6 +22,7 @@ _STILL_OPTIONS = ("-n", "--immediate", "--width", str(WIDTH), "--height", str(HE
 _CHUNK = 1 << 16
 _NOTE_BYTES, _NOTE_LINES = 1024, 3  # of what a program says, the end is reported
 _KILLED_WITHIN_S = 5.0
+_LOOK_S = 0.01  # between two looks at whether a program that has written all has ended
 
 
 def raspberry_pi_command() -> list[str]:
@@ -74,9 +75,8 @@ class CommandCamera:
         pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe]
         try:
             image, said, is_whole = _read_outputs(pipes, stop, deadline)
-            if is_whole:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(deadline - time.monotonic())
+            while is_whole and process.poll() is None and time.monotonic() < deadline and not stop.is_set():
+                stop.wait(_LOOK_S)
         finally:
             has_ended = process.returncode is not None
             if not has_ended:  # nor was it waited for: its group is still its own

@@ -21,7 +21,7 @@ from PIL import Image
 
 from embernet.device.frames import Frame, FrameSource, Stop, now
 from embernet.device.memory import memory_use
-from embernet.errors import EmbernetError
+from embernet.errors import EmbernetError, InputError
 from embernet.runtime.answer import Answer, EncodedImage
 from embernet.runtime.image import LoadedImage, load_image
 from embernet.runtime.model import GenerationOptions, Model
@@ -32,6 +32,7 @@ SCHEMA, ERROR_SCHEMA = "embernet.caption/1", "embernet.error/1"
 DEFAULT_THRESHOLD = 0.02
 _THUMBNAIL = (32, 32)
 _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
+_MOST_DOUBLINGS = 30  # after 17 hours without a camera 2.0**failures would be no float
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def caption_frames(
     prompt: what to ask, None = the model's own. interval_s: from one frame to the next; when a caption takes longer,
     the moments that passed meanwhile are left out. threshold: do not caption a frame that differs less from the last
     one that was captioned, see `DEFAULT_THRESHOLD`; None = caption all. After a failure the source is asked again
-    after 1, 2, 4, ... 60 seconds; a file that fails is left behind. InputError for impossible options.
+    after 1, 2, 4, ... 60 seconds; a file that fails is left behind. InputError for impossible options, and for a source
+    that can never be used.
     """
     question = model.prompt("caption") if prompt is None else prompt
     generation = options or GenerationOptions()
@@ -124,9 +126,12 @@ def caption_frames(
                 return
             event, last = _look(model, source.name, frame, question, generation, last, threshold)
         except EmbernetError as error:
+            if frame is None and isinstance(error, InputError):
+                raise
             is_file = frame is not None and frame.path is not None
             failures += not is_file
-            retry_s = None if is_file else min(_RETRY_FIRST_S * 2.0 ** (failures - 1), _RETRY_LAST_S)
+            doublings = min(failures - 1, _MOST_DOUBLINGS)
+            retry_s = None if is_file else min(_RETRY_FIRST_S * 2.0**doublings, _RETRY_LAST_S)
             yield Failure(_without_traceback(error), source.name, frame, retry_s)
             stop.wait(retry_s or 0.0)
             continue

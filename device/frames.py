@@ -62,7 +62,7 @@ class FrameSource(Protocol):
     def next(self, stop: Stop) -> Frame | None:
         """Wait for the next frame; None if there will be none, or if it is time to stop.
 
-        EmbernetError if something failed that may work when it is tried again.
+        EmbernetError if something failed that may work when it is tried again, InputError if it never will.
         """
 
     def close(self) -> None:

@@ -95,8 +95,7 @@ class MjpegStream:
         self._file = file
         self._newest: Frame | None = None
         self._has_ended = False
-        self._is_empty = True
-        self._error: str | None = None
+        self._problem: str | None = None
         self._lock = threading.Lock()
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._reader = threading.Thread(target=self._read, name=f"reading {name}", daemon=True)
@@ -108,12 +107,11 @@ class MjpegStream:
                 frame, self._newest = self._newest, None
                 has_ended = self._has_ended
             if frame is not None:
-                self._is_empty = False
                 return frame
             if has_ended:
-                if self._is_empty:
-                    self._is_empty = False  # said once
-                    raise InputError(f"{self.name}: {self._error or 'holds no JPEG image'}")
+                problem, self._problem = self._problem, None  # said once
+                if problem:
+                    raise InputError(f"{self.name}: {problem}")
                 return None
             if stop.wait(None, self._news):
                 os.eventfd_read(self._news)
@@ -124,14 +122,17 @@ class MjpegStream:
 
     def _read(self) -> None:
         splitter = JpegSplitter()
+        is_empty = True
         try:
             while data := os.read(self._file, _CHUNK):
                 for image in splitter.feed(data):
+                    is_empty = False
                     with self._lock:
                         self._newest = Frame(image, now())
                     os.eventfd_write(self._news, 1)
+            self._problem = "holds no JPEG image" if is_empty else None
         except OSError as error:
-            self._error = f"cannot be read ({system_reason(error)})"
+            self._problem = f"cannot be read ({system_reason(error)})"
         with self._lock:
             self._has_ended = True
         os.eventfd_write(self._news, 1)

@@ -70,8 +70,8 @@ class RecordFile:
         """What the file holds, the oldest first. A line that is not JSON is left out."""
         with open(self.path, "rb") as file:
             for line in file:
-                if _is_record(line):
-                    yield json.loads(line)
+                if record := _record(line):
+                    yield record
 
     def close(self) -> None:
         if self._file >= 0:
@@ -110,7 +110,7 @@ class RecordFile:
         # Zeros are what a power cut leaves of a line that had not reached the disk.
         if not _HEAD.startswith(head) and (len(end) < size or end.strip(b"\0")):
             raise OSError(0, "it holds something else than records of embernet")
-        return size if not lines or _is_record(lines[-1]) else size - len(lines[-1])
+        return size if not lines or _record(lines[-1]) is not None else size - len(lines[-1])
 
     def _require_same_file(self) -> None:
         """Open the file (again) if it is not open, or if another one or none has its name now."""
@@ -136,11 +136,13 @@ class RecordFile:
             raise
 
 
-def _is_record(line: bytes) -> bool:
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None if it is not whole, or no record."""
     try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        record = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
-        return False
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _sync_folder(folder: Path) -> None:

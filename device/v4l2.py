@@ -102,7 +102,6 @@ QUERYBUF = _request(_READ | _WRITE, 9, Buffer)
 QBUF = _request(_READ | _WRITE, 15, Buffer)
 DQBUF = _request(_READ | _WRITE, 17, Buffer)
 STREAMON = _request(_WRITE, 18, ctypes.c_int)
-STREAMOFF = _request(_WRITE, 19, ctypes.c_int)
 
 
 def fourcc(name: str) -> int:

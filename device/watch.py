@@ -5,20 +5,20 @@ import os
 import signal
 import stat
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from embernet.device.frames import Frame, Stop, now
 from embernet.device.inotify import FolderEvents, open_folder_events
-from embernet.errors import EmbernetError, InputError
+from embernet.errors import EmbernetError, InputError, system_reason
 from embernet.image_files import IMAGE_SUFFIXES
 
-# A file that the kernel does not announce is complete when it rests for so long.
+# A file that was there before, or where there are no announcements, is complete when it rests for so long.
 SETTLED_S = 2.0
 POLL_S = 1.0
-# What the kernel does not see (hard links, network file systems) is found by looking.
+# What the kernel does not see (hard links, network file systems) is found by looking, and has to rest as long.
 LOOK_AGAIN_S = 60.0
 _SET_SIGNAL = 10  # F_SETSIG
 _LARGEST_SHARE = 0.1  # of the time may be spent with looking
@@ -27,10 +27,10 @@ _LARGEST_SHARE = 0.1  # of the time may be spent with looking
 class WatchedFolder:
     """First the images that are in a folder, the oldest first, then those that come; none is skipped.
 
-    A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or where
-    the kernel announces nothing, when it has not been written for two seconds and, as far as we may know, nobody has
-    it open to write. Names that begin with a dot or end unlike an image's (`.part`, `.tmp`) are of no interest. A file
-    that is written again is given again.
+    A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or in a
+    kernel without inotify, when it has not been written for two seconds and, as far as we may know, nobody has it open
+    to write; one that is not announced, after a minute. Names that begin with a dot or end unlike an image's (`.part`,
+    `.tmp`) are of no interest. A file that is written again is given again.
     done: the files that need not be given, and when they were written (`modified_unix_ms`).
     Keeps about 200 bytes for every image that is in the folder.
     """
@@ -41,10 +41,10 @@ class WatchedFolder:
         if not self.folder.is_dir():
             raise InputError(f"{folder}: no such folder")
         self._given = dict(done or {})
-        self._arrived: deque[str] = deque()
-        self._unsettled: dict[str, tuple[int, int]] = {}
+        self._arrived: OrderedDict[str, None] = OrderedDict()  # a name that comes again keeps its place
+        self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; from when on it is complete
         self._events: FolderEvents | None = None
-        self._is_open = False
+        self._opened: os.stat_result | None = None
         self._look_at = 0.0  # by the monotonic clock
 
     def next(self, stop: Stop) -> Frame | None:
@@ -53,25 +53,28 @@ class WatchedFolder:
                 self._keep_up()
             except OSError as error:
                 self.close()
-                raise EmbernetError(f"{self.folder}: cannot be watched ({error.strerror})") from None
+                raise EmbernetError(f"{self.folder}: cannot be watched ({system_reason(error)})") from None
             while self._arrived:
-                if frame := self._frame(self._arrived.popleft()):
+                if frame := self._frame(self._arrived.popitem(last=False)[0]):
                     return frame
             files = () if self._events is None else (self._events.file,)
             stop.wait(self._look_at - time.monotonic(), *files)
         return None
 
     def close(self) -> None:
-        self._is_open = False
+        self._opened = None
         if self._events is not None:
             self._events.close()
             self._events = None
 
     def _keep_up(self) -> None:
         """Learn of new files: from the kernel, and by looking when it is time for that."""
-        if not self._is_open:
+        is_due = time.monotonic() >= self._look_at
+        if self._opened is not None and is_due and not os.path.samestat(self._opened, self.folder.stat()):
+            self.close()  # another folder has this place now: a stick that was mounted
+        if self._opened is None:
+            self._opened = self.folder.stat()
             self._events = open_folder_events(self.folder)  # before looking: nothing comes in between
-            self._is_open = True
             self._look(only_new_names=False)
         for event in () if self._events is None else self._events.read():
             if event.is_lost:
@@ -79,7 +82,7 @@ class WatchedFolder:
             if event.is_missed:
                 self._look(only_new_names=False)
             elif event.has_come and _is_image_name(event.name):
-                self._arrived.append(event.name)
+                self._arrived.setdefault(event.name)
             elif not event.has_come:
                 self._given.pop(event.name, None)
         if time.monotonic() >= self._look_at:
@@ -91,6 +94,7 @@ class WatchedFolder:
         with os.scandir(self.folder) as entries:
             names = {entry.name for entry in entries if _is_image_name(entry.name)}
         self._given = {name: modified for name, modified in self._given.items() if name in names}
+        settled_s = LOOK_AGAIN_S if only_new_names else SETTLED_S  # what is being written now will be announced
         arrived, unsettled = [], {}
         for name in names:
             if only_new_names and name in self._given:
@@ -98,14 +102,15 @@ class WatchedFolder:
             status = self._status(name)
             if status is None or self._given.get(name) == _modified_unix_ms(status):
                 continue
-            state = (status.st_mtime_ns, status.st_size)
-            rests = time.time() - status.st_mtime > SETTLED_S or self._unsettled.get(name) == state
-            if rests and not _is_being_written(self.folder / name):
+            state = (name, status.st_mtime_ns, status.st_size)
+            age = max(time.time() - status.st_mtime, 0.0)  # below 0 where the clock was set back
+            complete_at = self._unsettled.get(state, started + settled_s - age)
+            if complete_at <= started and not _is_being_written(self.folder / name):
                 arrived.append((status.st_mtime_ns, name))
             else:
-                unsettled[name] = state
-        waiting = set(self._arrived)
-        self._arrived += (name for _, name in sorted(arrived) if name not in waiting)
+                unsettled[state] = complete_at
+        for _, name in sorted(arrived):
+            self._arrived.setdefault(name)
         self._unsettled = unsettled
         pause = LOOK_AGAIN_S if self._events is not None and not unsettled else POLL_S
         took = time.monotonic() - started

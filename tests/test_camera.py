@@ -114,6 +114,15 @@ def test_no_picture_is_waited_for_when_it_is_time_to_stop(program):
     assert CommandCamera(["still"], timeout_s=50).next(stop) is None
 
 
+def test_the_end_of_a_program_is_not_waited_for_when_it_is_time_to_stop(program):
+    program("exec >&- 2>&-; sleep 60")
+    stop = Stop()
+    threading.Timer(0.05, stop.set).start()
+    started = time.monotonic()
+    assert CommandCamera(["still"], timeout_s=20).next(stop) is None
+    assert time.monotonic() - started < 15
+
+
 def test_a_file_that_is_no_program(tmp_path):
     (tmp_path / "still").write_text("no program")
     (tmp_path / "still").chmod(0o755)
@@ -208,6 +217,13 @@ def test_failures_are_tried_again_ever_later_and_it_is_said_when_it_works(model,
     assert (record["schema"], record["message"], record["input"]) == ("embernet.error/1", "failure 0", None)
 
 
+def test_a_camera_that_is_gone_for_days_is_still_tried(model, monkeypatch):
+    monkeypatch.setattr(Stop, "wait", lambda self, seconds, *files: [])
+    events = list(caption_frames(model, Frames(*[EmbernetError("gone")] * 2000, scene(0.1)), stop=Stop()))
+    assert [event.retry_s for event in events[:2000]][6:] == [60] * 1994
+    assert (events[2000].failures, type(events[2001])) == (2000, Caption)
+
+
 def test_a_file_that_fails_is_left_behind_at_once(model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     (tmp_path / "good.png").write_bytes((EXAMPLES / "flag.png").read_bytes())
@@ -219,6 +235,11 @@ def test_a_file_that_fails_is_left_behind_at_once(model, tmp_path):
     assert good.path == tmp_path / "good.png"
     for failure in (bad, gone):  # else each would keep its image in memory
         assert (failure.error.__traceback__, failure.error.__context__) == (None, None)
+
+
+def test_a_source_that_can_never_be_used_ends_it(model):
+    with pytest.raises(InputError, match="no images"):
+        list(caption_frames(model, Frames(InputError("no images"), scene(0.5)), stop=Stop()))
 
 
 def test_moments_that_pass_meanwhile_are_left_out(model, monkeypatch):
@@ -386,10 +407,23 @@ def test_records_that_cannot_be_written_in_the_end_are_an_error(cli, program, tm
     assert err.splitlines()[-1].endswith("out.jsonl: 2 records could not be written (no space left on device)")
 
 
-def test_a_signal_ends_it_while_the_camera_hangs(program):
-    program("echo begun >&2; exec sleep 60")
+def test_what_cannot_be_said_does_not_end_it(program, tmp_path):
+    """A log on the disk that is full."""
+    program('cat "$HERE/picture.jpg"')
+    options = ("-m", "spark", "-n", 1, "--count", 2, "-o", tmp_path / "out.jsonl")
+    with open("/dev/full", "wb") as full:
+        process = embernet("caption", "--camera-command", "still", *options, stderr=full)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_signal_ends_it_while_the_camera_hangs(program, tmp_path):
+    program('touch "$HERE/begun"; exec sleep 60')
     process = embernet("caption", "--camera-command", "still", "-m", "spark", start_new_session=True)
     assert b"captioning still" in process.stderr.readline()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, b"", b"")
@@ -423,6 +457,7 @@ def test_the_unit_for_systemd_starts_a_command_that_there_is():
         (["--camera", "--if-changed", "--threshold", "nan"], "--threshold must be from 0 to 1"),
         (["--camera", "--interval", "nan"], "--interval must be seconds"),
         (["--camera", "--interval=-1"], "--interval must be seconds"),
+        (["--camera", "--interval", "1e7"], "--interval must be seconds, from 0 to 604800"),
         ([], "name an IMAGE"),
     ],
 )

@@ -374,7 +374,7 @@ def embernet(*arguments: object, **options) -> subprocess.Popen:
     # A shell starts its background jobs, perhaps this test run, with Ctrl-C ignored, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen(command, env=environment, **pipes, **options)
+        return subprocess.Popen(command, env=environment, **pipes | options)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -1,6 +1,5 @@
 """`embernet caption`: describe images, or what a camera sees."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +38,7 @@ from embernet.runtime.result import result_object, with_image_time
 
 _SOURCES = "--camera, --mjpeg or --watch"
 _LIVE = "--camera or --mjpeg"
+_LONGEST_INTERVAL_S = 7 * 24 * 3600  # the system waits for 24 days at most
 
 
 def caption(
@@ -130,8 +130,8 @@ def caption(
         device = _require_one_source(images or [], camera, camera_command, mjpeg, watch)
         if not is_live:
             _require_unused(only_live, _LIVE)
-        if not 0 <= interval < math.inf:
-            raise typer.BadParameter(f"--interval must be seconds, 0 or more (found {interval})")
+        if not 0 <= interval <= _LONGEST_INTERVAL_S:
+            raise typer.BadParameter(f"--interval must be seconds, from 0 to {_LONGEST_INTERVAL_S} (found {interval})")
         caption_until_told_to_end(
             FrameRequest(
                 watch=watch,

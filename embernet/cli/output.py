@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 def note(text: str, quiet: bool = False) -> None:
     """Say something on stderr that is not the answer."""
     if not quiet:
-        typer.echo(f"embernet: {text}", err=True)
+        _say(f"embernet: {text}")
 
 
 def print_error(message: str, hint: str | None, code: int, as_json: bool) -> None:
@@ -33,11 +33,16 @@ def print_error(message: str, hint: str | None, code: int, as_json: bool) -> Non
     message = message.replace("\n", "\\n")  # a file's name may hold one
     if as_json:
         error = {"schema": "embernet.error/1", "code": code, "message": message, "hint": hint}
-        typer.echo(json.dumps(error, ensure_ascii=False), err=True)
+        _say(json.dumps(error, ensure_ascii=False))
     else:
-        typer.echo(f"embernet: {message}", err=True)
+        _say(f"embernet: {message}")
         if hint:
-            typer.echo(f"try: {hint}", err=True)
+            _say(f"try: {hint}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # a log on a full disk must not end the work
+        typer.echo(line, err=True)
 
 
 def print_rows(rows: list[tuple[str, str]], indent: int = 0) -> None:
