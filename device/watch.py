@@ -18,7 +18,8 @@ from embernet.image_files import IMAGE_SUFFIXES
 # A file that was there before, or where there are no announcements, is complete when it rests for so long.
 SETTLED_S = 2.0
 POLL_S = 1.0
-# What the kernel does not see (hard links, network file systems) is found by looking, and has to rest as long.
+# What the kernel does not see (hard links, network file systems) is found by looking, and has to rest as long. A
+# network file system may say of any file that somebody writes it: after that time it is not believed.
 LOOK_AGAIN_S = 60.0
 _SET_SIGNAL = 10  # F_SETSIG
 _LARGEST_SHARE = 0.1  # of the time may be spent with looking
@@ -29,20 +30,20 @@ class WatchedFolder:
 
     A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or in a
     kernel without inotify, when it has not been written for two seconds and, as far as we may know, nobody has it open
-    to write; one that is not announced, after a minute. Names that begin with a dot or end unlike an image's (`.part`,
-    `.tmp`) are of no interest. A file that is written again is given again.
+    to write; one that is not announced, and any other, after a minute. Names that begin with a dot or end unlike an
+    image's (`.part`, `.tmp`) are of no interest. A file that is written again is given again.
     done: the files that need not be given, and when they were written (`modified_unix_ms`).
     Keeps about 200 bytes for every image that is in the folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str], done: Mapping[str, int] | None = None) -> None:
-        self.folder = Path(folder).resolve()
+        self.folder = Path(os.path.realpath(folder))  # `resolve` fails on links in a circle
         self.name = str(self.folder)
         if not self.folder.is_dir():
             raise InputError(f"{folder}: no such folder")
         self._given = dict(done or {})
         self._arrived: OrderedDict[str, None] = OrderedDict()  # a name that comes again keeps its place
-        self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; from when on it is complete
+        self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; since when it rests
         self._events: FolderEvents | None = None
         self._opened: os.stat_result | None = None
         self._look_at = 0.0  # by the monotonic clock
@@ -104,11 +105,12 @@ class WatchedFolder:
                 continue
             state = (name, status.st_mtime_ns, status.st_size)
             age = max(time.time() - status.st_mtime, 0.0)  # below 0 where the clock was set back
-            complete_at = self._unsettled.get(state, started + settled_s - age)
-            if complete_at <= started and not _is_being_written(self.folder / name):
+            since = self._unsettled.get(state, started - age)
+            rests_s = started - since
+            if rests_s >= LOOK_AGAIN_S or (rests_s >= settled_s and not _is_being_written(self.folder / name)):
                 arrived.append((status.st_mtime_ns, name))
             else:
-                unsettled[state] = complete_at
+                unsettled[state] = since
         for _, name in sorted(arrived):
             self._arrived.setdefault(name)
         self._unsettled = unsettled
@@ -138,7 +140,7 @@ class WatchedFolder:
 
 def done_files(folder: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """What of a folder has records already, as `WatchedFolder` takes it."""
-    start = f"{Path(folder).resolve()}/"
+    start = f"{os.path.realpath(folder)}/"
     done = {}
     for record in records:
         match record.get("input"):

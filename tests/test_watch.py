@@ -139,11 +139,22 @@ def test_a_file_has_rested_for_as_long_as_is_promised(monkeypatch, tmp_path):
 
 def test_a_file_that_was_begun_before_is_not_complete_while_it_is_open(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "POLL_S", 0.02)
-    put(tmp_path / "a.png")
+    monkeypatch.setattr(watch, "SETTLED_S", 0.0)
+    put(tmp_path / "a.png", modified=None)
     with open(tmp_path / "a.png", "ab"):
         folder = WatchedFolder(tmp_path)
         assert is_quiet(folder)
     assert names(folder, 1) == ["a.png"]
+
+
+def test_a_file_that_rests_for_long_is_complete_whatever_its_file_system_says(kind, tmp_path, monkeypatch):
+    """NFS and CIFS may refuse a lease on a file that nobody writes, for ever."""
+    monkeypatch.setattr(watch, "_is_being_written", lambda path: True)
+    put(tmp_path / "new.png", modified=None)
+    put(tmp_path / "old.png")
+    folder = WatchedFolder(tmp_path)
+    assert names(folder, 1) == ["old.png"]
+    assert is_quiet(folder)
 
 
 def test_names_that_are_not_meant_yet_are_left_alone_until_they_are_renamed(kind, tmp_path):
@@ -246,6 +257,12 @@ def test_a_folder_that_takes_the_place_of_another_is_watched(monkeypatch, tmp_pa
         assert names(folder, 1) == ["b.png"]
 
 
+def test_a_link_that_leads_to_itself_is_no_folder(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(InputError, match="no such folder"):
+        WatchedFolder(tmp_path / "link")
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         WatchedFolder(tmp_path / "nowhere")
@@ -302,6 +319,14 @@ def test_every_file_gets_one_record_and_a_restart_goes_on(cli, tmp_path):
     assert [record["schema"] for record in records] == schemas
     assert records[2]["code"] == 3
     assert (err + more).count("empty.jpg: not an image (the file is empty)") == 1
+
+
+def test_an_image_is_a_line_whatever_its_name(cli, tmp_path):
+    put(tmp_path / "two\nlines.png")
+    code, out, _ = cli("caption", "--watch", tmp_path, "-m", "spark", "-n", 2, "--count", 1)
+    assert code == 0
+    assert len(out.splitlines()) == 1
+    assert r"two\nlines.png" in out
 
 
 def test_a_record_is_the_documented_object_and_more(cli, tmp_path):

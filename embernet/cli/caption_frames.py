@@ -172,7 +172,8 @@ class _Results:
         else:
             path = caption.frame.path
             label = f"{path}:" if path else caption.frame.taken.isoformat(timespec="seconds")
-            typer.echo(printable(f"{label} {answer.text}"))
+            line = f"{label} {answer.text}".replace("\n", "\\n")  # a file's name may hold one
+            typer.echo(printable(line))
         for warning in set(answer.warnings) - self._warnings:
             self._warnings.add(warning)
             note(warning, request.quiet)
