@@ -207,15 +207,25 @@ def test_what_cannot_be_done_is_one_sentence(cli, arguments, code, message):
     assert "Traceback" not in err
 
 
-def test_two_processes_learn_what_one_does(train, model, data, tmp_path):
+SHARDED = ("--use_fsdp", "--fsdp_version", "2", "--fsdp_transformer_layer_cls_to_wrap", "Block")
+
+
+@pytest.mark.parametrize(
+    ("spread", "module"),
+    [
+        pytest.param(["--multi_gpu"], "embernet", id="copies"),
+        pytest.param(SHARDED, "tests.sharded_on_cpu", id="shards"),
+    ],
+)
+def test_two_processes_learn_what_one_does(train, model, data, tmp_path, spread, module):
     def flags(output):
         return [
             *("--stage", "2", "--freeze", "reference", "--epochs", "3", "--lr", "5e-3", "--data-dir", data),
             *("--model", model, "--device", "cpu", "--num-workers", "0", "--grad-accum", "2", "-o", output, "-q"),
         ]
 
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command = [*launcher, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "embernet"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *spread, "--num_processes", "2"]
+    command = [*launcher, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", module]
     done = subprocess.run(
         [*command, "train", *flags(tmp_path / "two"), "--batch-size", "1"],
         cwd=ROOT,
