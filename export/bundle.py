@@ -94,7 +94,10 @@ def export_bundle(
         raise InputError(f"{output}: exists already", hint="add --force to replace it")
     tokenizer, warnings = _tokenizer(checkpoint, options)
     with part_folder(output) as (part, target):
-        options = replace(options, name=options.name or target.name.removesuffix(SUFFIX))
+        name = options.name or target.name.removesuffix(SUFFIX)
+        if not name.isprintable():
+            raise InputError(f"{name!r:.80}: no name for a bundle (expected one line of printable text)")
+        options = replace(options, name=name)
         report = _write(part, output, checkpoint, options, tokenizer, warnings, progress)
         if inspect is not None:
             inspect(part)

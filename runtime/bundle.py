@@ -6,6 +6,7 @@ names (plain names inside the directory), sizes, and on request the hashes.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LEVEL_NAMES = ("minus_one", "zero", "plus_one")
 MAX_CONTEXT_LENGTH = 2**20
 MAX_VOCAB_SIZE = 2**24
 MAX_EXPERTS = 4096
+_MAX_NAME_BYTES = 255  # Linux
 
 _BUILT_IN = Path(__file__).parent / "models"
 
@@ -174,7 +176,8 @@ def open_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
     if not manifest_path.is_file():
         raise BundleError(f"{path}: not a bundle (it holds no {MANIFEST_FILE})")
     try:
-        values = json.loads(manifest_path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        text = manifest_path.read_text(encoding="utf-8")
+        values = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{manifest_path}: not readable as JSON ({error})") from None
     manifest = parse_manifest(values, str(manifest_path))
@@ -190,8 +193,10 @@ def open_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is not JSON")
+    return float(number)
 
 
 def parse_manifest(values: Any, where: str) -> Manifest:
@@ -212,13 +217,14 @@ def parse_manifest(values: Any, where: str) -> Manifest:
         if name not in files:
             raise BundleError(f"{where}: files lists no {name}", hint="export the model again")
     for name in files:
-        if not name or Path(name).name != name or name in (".", "..", MANIFEST_FILE) or "\\" in name:
-            raise BundleError(f"{where}: {name!r} is not a plain file name")
+        is_plain = bool(name) and name.isprintable() and len(name.encode()) <= _MAX_NAME_BYTES and "\\" not in name
+        if not is_plain or Path(name).name != name or name in (".", "..", MANIFEST_FILE):
+            raise BundleError(f"{where}: {name!r:.80} is not a plain file name")
         entry = _Reader(files[name], f"{where}: files.{name}")
         entry.integer("bytes")
         entry.text("sha256")
     quantizer, precision, parameters = top.section("quantizer"), top.section("precision"), top.section("parameters")
-    quantizer.text("weights")
+    quantizer.line("weights")
     quantizer.integer("activation_bits")
     quantizer.section("levels").integers()
     for name in ("total", "ternary", "active"):
@@ -226,8 +232,8 @@ def parse_manifest(values: Any, where: str) -> Manifest:
     parameters.section("parts").integers()
     vocab_size = tokens.integer("vocab_size", low=1, high=MAX_VOCAB_SIZE)
     return Manifest(
-        name=top.text("name"),
-        family=top.text("family"),
+        name=top.line("name"),
+        family=top.line("family"),
         config=top.section("config").values,
         quantizer=quantizer.values,
         precision=precision.texts(),
@@ -260,6 +266,9 @@ def parse_manifest(values: Any, where: str) -> Manifest:
     )
 
 
+_LINE = "one line of printable text"
+
+
 class _Reader:
     """Typed access to one JSON object; every failure names the key."""
 
@@ -281,6 +290,20 @@ class _Reader:
     def text(self, key: str) -> str:
         return str(self._get(key, str, "a text"))
 
+    def line(self, key: str) -> str:
+        """A text that is printed: a terminal is not to be told what to do by a name."""
+        text = self.text(key)
+        if not text.isprintable():
+            raise BundleError(f"{self._where}: {key} must be {_LINE} (found {text!r:.80})")
+        return text
+
+    def _labels(self) -> list[str]:
+        """The keys of an object that has names of its own, which are printed too."""
+        for key in self.values:
+            if not key.isprintable():
+                raise BundleError(f"{self._where}: a key must be {_LINE} (found {key!r:.80})")
+        return list(self.values)
+
     def template(self, key: str) -> str:
         text = self.text(key)
         if text.count("{prompt}") != 1:
@@ -301,11 +324,11 @@ class _Reader:
 
     def integers(self) -> dict[str, int]:
         """The whole object, whose values are all counts."""
-        return {key: self.integer(key) for key in self.values}
+        return {key: self.integer(key) for key in self._labels()}
 
     def texts(self) -> dict[str, str]:
         """The whole object, whose values are all texts."""
-        return {key: self.text(key) for key in self.values}
+        return {key: self.text(key) for key in self._labels()}
 
     def number(self, key: str, low: float, high: float) -> float:
         value = self._get(key, (int, float), "a number")
@@ -322,6 +345,6 @@ class _Reader:
 
     def names(self, key: str, most: int) -> tuple[str, ...]:
         values = self._get(key, list, "a list of texts")
-        if len(values) > most or not all(isinstance(v, str) for v in values):
-            raise BundleError(f"{self._where}: {key} must hold texts (at most {most})")
+        if len(values) > most or not all(isinstance(v, str) and v.isprintable() for v in values):
+            raise BundleError(f"{self._where}: {key} must hold printable texts (at most {most})")
         return tuple(values)

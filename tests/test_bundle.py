@@ -101,7 +101,9 @@ def test_things_that_are_not_bundles(tmp_path):
     refused(tmp_path, "not an embernet bundle")
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", "", "a\\b", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "a/b", "..", "", "a\\b", "manifest.json", "a\nb", "a\0b", "\ud800", 300 * "a"]
+)
 def test_files_outside_the_bundle_are_never_touched(bundle, name):
     edit(bundle, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
     refused(bundle, "is not a plain file name")
@@ -111,6 +113,14 @@ def test_files_outside_the_bundle_are_never_touched(bundle, name):
     ("change", "match"),
     [
         (lambda m: m.pop("config"), "config is missing or wrong"),
+        # A terminal is not to be told what to do by a name.
+        (lambda m: m.update(name="\x1b[2J"), "name must be one line of printable text .found '.x1b"),
+        (lambda m: m.update(name="\ud800"), "name must be one line of printable text"),
+        (lambda m: m["quantizer"].update(weights="a\nb"), "weights must be one line of printable text"),
+        (lambda m: m["parameters"]["parts"].update({"\x1b[2J": 1}), "parts: a key must be one line of printable text"),
+        (lambda m: m["bytes"].update({"\ud800": 1}), "bytes: a key must be one line of printable text"),
+        (lambda m: m["experts"].__setitem__(0, "\x1b[2J"), "experts must hold printable texts"),
+        (lambda m: m["prompt"]["prompts"].update({"\n": "what"}), "prompts: a key must be one line of printable text"),
         (lambda m: m.update(format_version="1"), "format_version is missing or wrong"),
         (lambda m: m.update(format_version=True), "format_version is missing or wrong"),
         (lambda m: m.update(family="gpt"), "copy.ember: unknown model family 'gpt'"),
@@ -136,7 +146,7 @@ def test_files_outside_the_bundle_are_never_touched(bundle, name):
         (lambda m: m["config"].update(num_layers=10**6), "num_layers must be a whole number from 1 to 4096"),
         (lambda m: m["config"].update(num_kv_heads=10**30), "num_kv_heads must be a whole number"),
         (lambda m: m["image"].update(resample="magic"), "resample is 'magic'"),
-        (lambda m: m.update(experts=[1, 2]), "experts must hold texts"),
+        (lambda m: m.update(experts=[1, 2]), "experts must hold printable texts"),
         (lambda m: m["prompt"].update(template="hello"), "template must hold .prompt. exactly once"),
         (lambda m: m["config"].update(num_layers="2"), "config.num_layers must be a whole number"),
         (lambda m: m["config"].update(num_layers=3), "do not belong to its configuration"),
@@ -151,9 +161,11 @@ def test_a_wrong_manifest_names_the_key(bundle, change, match):
     refused(bundle, match)
 
 
-@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e400"])
 def test_a_manifest_holds_only_what_json_can_say(bundle, constant):
-    edit(bundle, lambda m: m["provenance"].update(loss=float(constant)))
+    path = bundle / "manifest.json"
+    edit(bundle, lambda m: m["provenance"].update(loss="here"))
+    path.write_text(path.read_text().replace('"here"', constant))
     refused(bundle, f"not readable as JSON .{constant} is not JSON")
 
 

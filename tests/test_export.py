@@ -297,6 +297,13 @@ def test_an_output_that_cannot_be_made_is_named_as_given(tmp_path, tiny_checkpoi
         export_bundle(tiny_checkpoint, tmp_path / ("n" * 250), ExportOptions())
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", "\udcff"])
+def test_a_name_that_no_reader_takes_is_refused(tmp_path, tiny_checkpoint, name):
+    with pytest.raises(InputError, match="no name for a bundle"):
+        export_bundle(tiny_checkpoint, tmp_path / "x.ember", ExportOptions(name=name))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_manifest_is_json_whatever_stood_beside_the_tensors(tmp_path):
     import torch
 
