@@ -148,7 +148,8 @@ def model_folder() -> Path:
     """Where the user's bundles live: $EMBERNET_HOME, or embernet/ in the cache folder."""
     if home := os.environ.get("EMBERNET_HOME"):
         return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embernet"
+    # Unlike Path.home(), this does not fail for a user who has none.
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "embernet"  # noqa: PTH111
 
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:

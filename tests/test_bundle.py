@@ -87,6 +87,18 @@ def test_a_bundle_in_the_users_folder_has_a_name(bundle, monkeypatch):
     assert load("copy").manifest.name == "tiny"
 
 
+def test_a_user_without_a_home_has_the_built_in_models(monkeypatch):
+    """As a service may be: HOME is not set, and no user has this number."""
+
+    def fail(name: str) -> None:
+        raise KeyError(name)
+
+    for name in ("HOME", "EMBERNET_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", fail)
+    assert open_bundle("spark").manifest.name == "spark"
+
+
 def test_things_that_are_not_bundles(tmp_path):
     refused(tmp_path, "not a bundle .it holds no manifest.json")
     (tmp_path / "photo.png").write_bytes(b"png")
