@@ -14,6 +14,7 @@ from PIL import Image
 
 from embernet import __main__
 from embernet.cli import app
+from embernet.cli.output import format_bytes
 from tests.conftest import TINY, one_sentence
 
 ROOT = Path(__file__).parent.parent
@@ -442,3 +443,19 @@ def test_ctrl_c_while_it_starts_ends_with_130(monkeypatch):
     with pytest.raises(SystemExit) as exit_:
         __main__.main()
     assert exit_.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1_234_567, "1.23 MB"),
+        (999_499, "999 kB"),
+        (999_600, "1 MB"),
+        (999_900_000, "1 GB"),
+        (1.2345e12, "1,234 GB"),
+    ],
+)
+def test_sizes_are_never_powers_of_ten(count, text):
+    assert format_bytes(count) == text

@@ -55,10 +55,10 @@ def print_rows(rows: list[tuple[str, str]], indent: int = 0) -> None:
 def format_bytes(count: float) -> str:
     """1234567 -> '1.23 MB' (decimal units, as file managers show)."""
     for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
+        if count < 999.5:  # what would be rounded to 1000 is one of the next unit
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
 
 
 @contextmanager
