@@ -11,7 +11,7 @@ from embernet.device.estimate import Range, estimate_range
 from embernet.device.instructions import count_instructions, count_preprocess
 from embernet.device.ordinary_turn import prompt_tokens
 from embernet.errors import InputError
-from embernet.families import get_family
+from embernet.families import bundle_family
 from embernet.runtime.bundle import Bundle
 from embernet.runtime.pipelines.shape import MemoryNeed, Shape, Work
 
@@ -39,7 +39,7 @@ def make_plan(
     n_prompt: text tokens of the prompt, None = 84 positions with the image's. context: most positions of a sequence,
     None = all the model knows. InputError if the caption is longer than the context.
     """
-    shape: Shape = get_family(bundle.manifest.family).part("shape")(bundle)
+    shape: Shape = bundle_family(bundle).part("shape")(bundle)
     longest, n_image = bundle.manifest.context_length, shape.num_image_tokens
     if context is not None and not 1 <= context <= longest:
         raise InputError(f"the context must be from 1 to {longest} positions (found {context})")

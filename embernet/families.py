@@ -8,10 +8,13 @@ import difflib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from embernet.errors import InputError
+from embernet.errors import BundleError, InputError
 from embernet.json_file import read_json_object
+
+if TYPE_CHECKING:
+    from embernet.runtime.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,11 @@ def get_family(name: str) -> Family:
         f"unknown model family {name!r} (known: {known})",
         hint=f"did you mean {close[0]!r}?" if close else None,
     )
+
+
+def bundle_family(bundle: "Bundle") -> Family:
+    """The family of a bundle; BundleError if only a later version knows it."""
+    try:
+        return get_family(bundle.manifest.family)
+    except InputError as error:
+        raise BundleError(f"{bundle.path}: {error}", hint="pip install --upgrade embernet") from None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embernet.errors import BundleError, InputError
-from embernet.families import get_family
+from embernet.families import bundle_family
 from embernet.runtime.answer import Answer, EncodedImage, Timings
 from embernet.runtime.bundle import DEFAULT_MODEL, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, open_bundle
 from embernet.runtime.generation import generate
@@ -84,10 +84,7 @@ def load(
     longest = bundle.manifest.context_length
     if context is not None:
         require_whole("context", context, 1, longest)
-    try:
-        family = get_family(bundle.manifest.family)
-    except InputError as error:
-        raise BundleError(f"{bundle.path}: {error}", hint="pip install --upgrade embernet") from None
+    family = bundle_family(bundle)
     copied_bytes = int(bundle.manifest.files[WEIGHTS_FILE]["bytes"]) if hugepages else 0
     warnings = check_before_loading(bundle.manifest.name, family.part("shape")(bundle), context, copied_bytes)
     pipeline = family.part("pipeline")(bundle, EngineOptions(threads, hugepages, spin))

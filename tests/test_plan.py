@@ -209,6 +209,15 @@ def test_the_command_ends_with_5_if_it_does_not_fit(cli, full_size: Bundle, monk
     assert out.splitlines()[-1] == "does not fit: it would run, reading weights from the disk again and again"
 
 
+def test_a_bundle_of_a_family_to_come_is_one_that_cannot_be_read(cli, tiny_bundle: Path, tmp_path: Path):
+    path = shutil.copytree(tiny_bundle, tmp_path / "new.ember")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"family": "embernet-2"}))
+    code, out, err = cli("plan", path)
+    assert (code, out) == (4, "")
+    one_sentence(err, f"{path}: unknown model family 'embernet-2' (known: embernet)")
+
+
 def test_unknown_boards_are_named(cli):
     code, _, err = cli("plan", "spark", "--board", "pi-9")
     assert code == 3
