@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from embernet.device.cpu import cpu_name, physical_cores, system_text
 from embernet.errors import InputError
-from embernet.runtime.available_memory import meminfo
+from embernet.runtime.available_memory import available_bytes, meminfo
 
 HOST = "host"
 # What takes a picture on Raspberry Pi OS: its name now, and before 2023.
@@ -143,10 +143,9 @@ def find_board(name: str, root: Path = _ROOT) -> Board:
 
 
 def host_board(root: Path = _ROOT) -> Board:
-    """This machine: its memory is what /proc says now. Its speed is known only if it is one of `BOARDS`."""
+    """This machine: its memory is what Linux leaves this process now. Its speed is known only if it is of `BOARDS`."""
     known = detect_board(root)
-    memory = meminfo(root)
-    installed, available = memory.get("MemTotal"), memory.get("MemAvailable")
+    installed, available = meminfo(root).get("MemTotal"), available_bytes(root)
     if known is not None:
         return replace(known, memory_bytes=installed, available_bytes=available)
     return Board(

@@ -166,6 +166,19 @@ def test_the_host_has_the_memory_it_says_and_the_speed_of_a_known_board(tmp_path
     assert make_plan(open_bundle("spark"), other)["time"] is None
 
 
+def test_the_host_has_no_more_memory_than_a_limit_leaves(tmp_path: Path):
+    root = machine(tmp_path, "Raspberry Pi 3 Model A Plus Rev 1.0")
+    limits = {"memory.max": "64000000", "memory.current": "14000000"}
+    (root / "proc/self").mkdir()
+    (root / "proc/self/cgroup").write_text("0::/\n")
+    (root / "sys/fs/cgroup").mkdir(parents=True)
+    for name, text in limits.items():
+        (root / "sys/fs/cgroup" / name).write_text(text)
+    assert host_board(root).available_bytes == 50_000_000
+    (root / "proc/device-tree/model").unlink()
+    assert host_board(root).available_bytes == 50_000_000
+
+
 def test_profiles_are_in_order():
     for board in BOARDS.values():
         fast, central, slow = board.speed.fast, board.speed.central, board.speed.slow
