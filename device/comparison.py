@@ -28,6 +28,7 @@ _CONDITIONS = {
     "cpu_info": "processor",
     "governor": "governor",
     "emulated": "emulated",
+    "image_path": "image",
     "n_image": "image tokens",
     "n_prompt": "prompt tokens",
     "n_gen": "new tokens",

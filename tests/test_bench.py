@@ -361,6 +361,13 @@ def test_a_run_that_is_not_valid_is_said(result):
     assert compare_conditions(spoilt, result) == ["this run is not valid (the board slowed itself down: throttled)"]
 
 
+def test_another_image_is_said(result):
+    """A photograph takes far longer to prepare than an image of the model's size that was made in memory."""
+    assert compare_conditions(result | {"image_path": "photo.jpg"}, result) == [
+        "not the same image ('photo.jpg', before None)"
+    ]
+
+
 def test_another_governor_is_said(result):
     assert compare_conditions(result | {"governor": "powersave"}, result | {"governor": "ondemand"}) == [
         "not the same governor ('powersave', before 'ondemand')"
