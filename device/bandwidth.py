@@ -1,6 +1,7 @@
 """How fast this machine reads memory in order: no model can read its weights faster."""
 
 import mmap
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,19 +34,23 @@ class ReadBandwidth:
 def read_bandwidth(weights: Path, threads: int) -> ReadBandwidth | None:
     """Measure with so many threads, on pages of 4 KiB: the mapped weights themselves if no cache holds them.
 
-    None without the native library. Memory for a buffer is taken only while this runs.
+    None without the native library, or without memory. Memory for a buffer is taken only while this runs.
     """
     read = memory_reader()
     if read is None:
         return None
     beyond_caches = CACHES * (last_level_cache_bytes() or BUFFER_BYTES // CACHES)
-    if weights.stat().st_size >= beyond_caches:
-        memory: NDArray[np.uint8] = np.memmap(weights, np.uint8, "r")
-        return ReadBandwidth(_fastest(read, memory, threads), "weights", memory.nbytes)
-    size = max(BUFFER_BYTES, beyond_caches)
     available = available_bytes()
-    memory = _buffer(size if available is None else min(size, available // 2))
-    return ReadBandwidth(_fastest(read, memory, threads), "buffer", memory.nbytes)
+    room = sys.maxsize if available is None else available // 2
+    # Of more than stays in memory every pass would come from the disk.
+    size = min(weights.stat().st_size, room)
+    if size >= beyond_caches:
+        memory: NDArray[np.uint8] = np.memmap(weights, np.uint8, "r")[:size]
+        return ReadBandwidth(_fastest(read, memory, threads), "weights", size)
+    size = min(max(BUFFER_BYTES, beyond_caches), room)
+    if size < threads * _LINE:
+        return None
+    return ReadBandwidth(_fastest(read, _buffer(size), threads), "buffer", size)
 
 
 def _buffer(size: int) -> NDArray[np.uint8]:

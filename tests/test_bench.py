@@ -172,6 +172,23 @@ def test_bandwidth_is_measured_on_weights_that_no_cache_holds(tmp_path, monkeypa
     assert (measured.source, measured.size_bytes) == ("buffer", 1 << 20)  # half of what is available
 
 
+def test_no_more_weights_are_read_than_stay_in_memory(tmp_path, monkeypatch):
+    """Else the disk is measured: pages that are read in turn push each other out."""
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(bytes(1 << 16))
+    monkeypatch.setattr(bandwidth, "last_level_cache_bytes", lambda: 1 << 12)
+    monkeypatch.setattr(bandwidth, "available_bytes", lambda: 1 << 16)
+    measured = read_bandwidth(weights, 1)
+    assert (measured.source, measured.size_bytes) == ("weights", 1 << 15)
+
+
+def test_without_memory_the_bandwidth_is_not_known(tmp_path, monkeypatch):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"small")
+    monkeypatch.setattr(bandwidth, "available_bytes", lambda: 0)
+    assert read_bandwidth(weights, 2) is None
+
+
 @pytest.mark.parametrize("library", [None, Path("libc.so.6")], ids=["without", "of an older version"])
 def test_without_the_native_library_the_bandwidth_is_not_known(tiny_bundle, monkeypatch, library):
     monkeypatch.setenv("EMBERNET_ISA", FUNCTION_BODIES)
