@@ -146,7 +146,8 @@ def run_bench(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "image_path": image,
+        # The name of a file may hold bytes that are no text.
+        "image_path": image and image.encode("utf-8", "backslashreplace").decode(),
         "n_image": model.num_image_tokens,
         "n_prompt": len(work.prompt),
         "n_gen": work.n_gen,

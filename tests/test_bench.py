@@ -156,6 +156,18 @@ def test_an_image_of_the_users(tiny_bundle, tmp_path):
     assert run_bench(str(tiny_bundle), repetitions=1, n_gen=1, image=path)["image_path"] == path
 
 
+def test_an_image_whose_name_is_no_text_is_measured_and_written(cli, tiny_bundle, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Image.new("RGB", (40, 30)).save(path)
+    result, report = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.json"), tmp_path / "report.html"
+    assert cli("bench", "-m", tiny_bundle, *QUICK, "--image", path, "-o", result)[0] == 0
+    assert read_result(Path(result))["image_path"] == f"{tmp_path}/caf\\udce9.png"
+    code, out, _ = cli("bench", "--compare", result, result, "--report", report)
+    assert code == 0
+    assert f"against {tmp_path}/\\udce9.json" in out
+    assert f"Compared with {tmp_path}/\\udce9.json" in report.read_text(encoding="utf-8")
+
+
 # --- bandwidth, memory, processor -----------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from embernet.cli.bench_rows import (
     workload,
 )
 from embernet.cli.options import HugepagesOption, JsonOption, ModelOption, QuietOption, SpinOption, ThreadsOption
-from embernet.cli.output import note, print_json, print_rows, spinner
+from embernet.cli.output import note, print_json, print_rows, printable, spinner
 from embernet.errors import EmbernetError, InputError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def bench(
     shown = saved if compare is None else compare[1]
     if shown is not None:
         _refuse_measuring(context, both=saved is not None and compare is not None)
-        before = None if compare is None else (str(compare[0]), read_result(compare[0]))
+        before = None if compare is None else (printable(str(compare[0])), read_result(compare[0]))
         result = read_result(shown)
         _show(result, before, json, quiet)
         if report is not None:
@@ -107,7 +107,7 @@ def bench(
         return
     from embernet.device.bench import count_steps, run_bench
 
-    before = None if against is None else (str(against), read_result(against))
+    before = None if against is None else (printable(str(against)), read_result(against))
     name = choose_model(model, quiet)
     with _late_progress(count_steps(repetitions, cold_start), quiet) as advance:
         result = run_bench(
