@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ def _drop(path: Path) -> tuple[int, int]:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return 0, 0
-        os.fsync(file.fileno())  # what is not on the disk yet cannot be forgotten
+        with suppress(OSError):  # of a file system that cannot be written
+            os.fsync(file.fileno())  # what is not on the disk yet cannot be forgotten
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:
             states = np.ones(-(-size // mmap.PAGESIZE), np.uint8)

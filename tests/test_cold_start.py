@@ -1,6 +1,8 @@
 """Fresh processes up to their first token, and files that leave the page cache."""
 
+import errno
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +96,19 @@ def test_files_leave_the_page_cache_or_that_is_said(tmp_path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         assert view[:] == bytes(1 << 20)  # all pages are mapped now, so they stay
         assert drop_from_page_cache([path, empty]) is False
+
+
+def test_a_file_system_that_is_only_read_has_nothing_to_write_first(tmp_path: Path, monkeypatch) -> None:
+    """SquashFS refuses it with EINVAL."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1 << 20))
+    drop_from_page_cache([path])
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert drop_from_page_cache([path]) is not in_memory(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no files in memory here")
