@@ -112,7 +112,12 @@ def _engine(python: str) -> Check:
     """Imported by a process of its own: an engine for another CPU dies of it."""
     try:
         done = subprocess.run(  # noqa: S603
-            [python, "-c", _ENGINE], capture_output=True, text=True, timeout=_ENGINE_TIMEOUT_S, check=False
+            [python, "-c", _ENGINE],
+            capture_output=True,
+            text=True,
+            timeout=_ENGINE_TIMEOUT_S,
+            check=False,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},  # nothing is imported from the folder this is started in
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check("engine", PROBLEM, f"ONNX Runtime cannot be imported ({error})")

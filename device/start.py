@@ -1,6 +1,7 @@
 """From nothing to the first token: fresh processes, with the bundle on the disk and with the bundle in memory."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -38,7 +39,12 @@ def fresh_start(bundle: Bundle, **options: Any) -> dict[str, Any]:
     options = {"started_ns": time.perf_counter_ns(), "bundle": str(bundle.path), **options}
     command = [sys.executable, "-m", "embernet.device.fresh_process", json.dumps(options)]
     done = subprocess.run(  # noqa: S603
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},  # nothing is imported from the folder this is started in
     )
     if done.returncode == -signal.SIGKILL:
         raise OutOfMemoryError(

@@ -40,6 +40,16 @@ def test_a_fresh_process_says_what_its_first_token_took(tiny_bundle: Path) -> No
     assert values["anonymous_bytes"] < values["peak_rss_bytes"]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older ones always look there")
+def test_a_fresh_process_imports_nothing_from_where_it_is_started(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The command line does not, either: a folder may hold a `json.py` of its own."""
+    (tmp_path / "json.py").write_text("raise SystemExit('wrong')")
+    monkeypatch.chdir(tmp_path)
+    assert fresh_start(open_bundle(tiny_bundle), **OPTIONS)["total_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -144,6 +144,21 @@ def test_an_engine_that_does_not_work(check, engine: str, found: str):
     assert result.hint == "pip install --upgrade 'onnxruntime>=1.22.1' numpy"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older ones always look there")
+def test_the_engine_is_not_looked_for_where_this_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "numbers.py").write_text("raise SystemExit('wrong')")
+    monkeypatch.chdir(tmp_path)
+    assert doctor._engine(sys.executable).status == OK
+
+
+def test_a_model_folder_that_may_not_be_read(check, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", refuse)
+    assert (check("disk").status, "permission denied" in check("disk").found) == (PROBLEM, True)
+
+
 def test_kernels(check, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "isa_in_use", lambda: "portable")
     assert check("kernels").status == WARNING
