@@ -17,7 +17,7 @@ from typing import Any
 from embernet.device.boards import STILL_PROGRAMS, detect_board
 from embernet.device.cpu import cpu_name, is_emulated, system_text
 from embernet.device.health import Health, read_health
-from embernet.errors import InputError, MissingExtraError
+from embernet.errors import InputError, MissingExtraError, system_reason
 from embernet.runtime.available_memory import available_bytes, meminfo
 from embernet.runtime.bundle import model_folder
 from embernet.runtime.native_library import FUNCTION_BODIES, find_library, isa_in_use
@@ -226,9 +226,15 @@ def _camera(root: Path, is_board: bool) -> Check:
 
 
 def _disk(folder: Path) -> Check:
-    place = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path("/"))
-    free = shutil.disk_usage(place).free
-    values, found = {"path": str(folder), "free_bytes": free}, f"{free / _MB:,.0f} MB free for {folder}"
+    values: dict[str, Any] = {"path": str(folder), "free_bytes": None}
+    try:
+        place = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path("/"))
+        values["free_bytes"] = free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Check(
+            "disk", PROBLEM, f"{folder}: {system_reason(error)}", "set EMBERNET_HOME to a folder of your own", values
+        )
+    found = f"{free / _MB:,.0f} MB free for {folder}"
     if free < _LEAST_DISK_BYTES:
         return Check("disk", PROBLEM, found, "remove files; df -h shows where", values)
     if free < _SCARCE_DISK_BYTES:
