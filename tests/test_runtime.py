@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
 
-from embernet.errors import BundleError, InputError
+from embernet.errors import BundleError, InputError, OutOfMemoryError
 from embernet.runtime import load
 from embernet.runtime.answer import Routing
 from embernet.runtime.bundle import open_bundle
@@ -588,6 +589,44 @@ def test_a_prompt_that_fails_after_a_piece_leaves_no_trace(model, monkeypatch):
     assert context.length == 0
     expected = model.new_context(9, None, room=0).feed([*range(5, 14)])
     np.testing.assert_array_equal(context.feed([*range(5, 14)]).logits, expected.logits)
+
+
+def test_the_logits_of_a_prompt_in_pieces_are_held_once(model, monkeypatch):
+    monkeypatch.setattr(embernet_pipeline, "PREFILL_PIECE", 8)
+    context = model.new_context(200, None, room=0)
+    tracemalloc.start()
+    try:
+        step = context.feed([7] * 200, all_logits=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert step.logits.nbytes < peak < 1.5 * step.logits.nbytes
+
+
+def test_a_prompt_whose_results_do_not_fit_leaves_no_trace(model, monkeypatch):
+    def answer(fail: bool) -> np.ndarray:
+        context = model.new_context(2, None, room=8)
+        context.feed([1, 5])
+        context.feed([7])
+        if fail:
+            monkeypatch.setattr(embernet_pipeline, "np", Full())
+            with pytest.raises(OutOfMemoryError, match="the results of 3 positions do not fit"):
+                context.feed([8, 9, 10])
+            monkeypatch.undo()
+        return context.feed([11]).logits.copy()
+
+    class Full:
+        """NumPy without room for logits."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(np, name)
+
+        def empty(self, shape: tuple[int, ...], kind: type) -> np.ndarray:
+            if shape[-1] == model.manifest.vocab_size:
+                raise MemoryError
+            return np.empty(shape, kind)
+
+    np.testing.assert_array_equal(answer(fail=True), answer(fail=False))
 
 
 def test_a_run_that_fails_leaves_no_trace(tiny_bundle, monkeypatch):

@@ -1,8 +1,5 @@
 """The EmberNet pipeline: vision, embedding and decoder graphs, and a key/value cache that is bound in place."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +11,8 @@ from embernet.runtime.pipelines.embernet_shape import EmberNetShape
 from embernet.runtime.pipelines.shape import PREFILL_PIECE
 from embernet.runtime.release import trim_heap
 from embernet.runtime.session import FLOAT, INT64, EngineOptions, Graph
+
+_NOTHING = (0, 0, False)  # is bound
 
 
 class EmberNetPipeline:
@@ -96,7 +95,7 @@ class EmberNetContext:
             raise OutOfMemoryError(f"a context of {capacity} positions does not fit in memory") from None
         # As long as the cache: positions that are not there yet count as padding, and nothing has to be bound again.
         self._mask = np.zeros((1, capacity), np.int64)
-        self._bound_sizes = (0, 0, False)
+        self._bound_sizes = _NOTHING
         self._embedding = pipeline.embedding.binding()
         self._decoder = pipeline.decoder.binding()
         self._decoder.bind(
@@ -120,17 +119,26 @@ class EmberNetContext:
         if T > 1:
             check_sequence(p.name, p.memory, start, self.capacity, T)
         # The image is read whole, with at least one token.
-        end = max(1, PREFILL_PIECE - num_image)
-        steps = [self._run(input_ids[:end], image_features, all_logits)]
+        starts = [0, *range(max(1, PREFILL_PIECE - num_image), len(input_ids), PREFILL_PIECE)]
         try:
-            for begin in range(end, len(input_ids), PREFILL_PIECE):
+            if len(starts) == 1:
+                return self._run(input_ids, image_features, all_logits)
+            logits = np.empty((T if all_logits else 0, p.vocab_size), np.float32)
+            steps = []
+            for begin, end in zip(starts, [*starts[1:], len(input_ids)], strict=True):
+                done = self._length - start
+                steps.append(self._run(input_ids[begin:end], None if begin else image_features, all_logits))
                 if all_logits:  # the next run may write to the same array
-                    steps[-1] = replace(steps[-1], logits=steps[-1].logits.copy())
-                steps.append(self._run(input_ids[begin : begin + PREFILL_PIECE], None, all_logits))
-        except BaseException:
-            self._length = start
+                    logits[done : self._length - start] = steps[-1].logits
+        except BaseException as error:
+            # Nothing of it counts, not even what was bound.
+            self._length, self._bound_sizes = start, _NOTHING
+            if isinstance(error, MemoryError):
+                raise OutOfMemoryError(f"the results of {T} positions do not fit in memory") from None
             raise
-        return _joined(steps, all_logits)
+        experts = np.concatenate([step.experts for step in steps], axis=1)
+        weights = np.concatenate([step.weights for step in steps], axis=1)
+        return Step(logits if all_logits else steps[-1].logits, experts, weights)
 
     def _run(self, input_ids: list[int], image_features: NDArray[np.float32] | None, all_logits: bool) -> Step:
         """Run what is short enough to be run at once."""
@@ -166,15 +174,12 @@ class EmberNetContext:
         """Bind arrays for a run over so many positions."""
         p, T = self._pipeline, num_positions
         keep = 0 if all_logits else 1  # the graph's way to say it
-        try:
-            self._ids = np.empty((1, T - num_image), np.int64)
-            self._features = np.empty((1, num_image, p.hidden_size), np.float32)
-            embeds = np.empty((1, T, p.hidden_size), np.float32)
-            logits = np.empty((1, keep or T, p.vocab_size), np.float32)
-            experts = np.empty((1, T, p.num_layers, p.num_experts_per_tok), np.int64)
-            weights = np.empty(experts.shape, np.float32)
-        except MemoryError:
-            raise OutOfMemoryError(f"the results of {T} positions do not fit in memory") from None
+        self._ids = np.empty((1, T - num_image), np.int64)
+        self._features = np.empty((1, num_image, p.hidden_size), np.float32)
+        embeds = np.empty((1, T, p.hidden_size), np.float32)
+        logits = np.empty((1, keep or T, p.vocab_size), np.float32)
+        experts = np.empty((1, T, p.num_layers, p.num_experts_per_tok), np.int64)
+        weights = np.empty(experts.shape, np.float32)
         self._embedding.bind(
             {"input_ids": self._ids, "image_features": self._features},
             {"inputs_embeds": embeds},
@@ -185,12 +190,3 @@ class EmberNetContext:
         )
         self._results = logits, experts, weights
         self._bound_sizes = (num_image, T, all_logits)
-
-
-def _joined(steps: Sequence[Step], all_logits: bool) -> Step:
-    """The pieces of a prompt as one step."""
-    if len(steps) == 1:
-        return steps[0]
-    logits = np.concatenate([step.logits for step in steps]) if all_logits else steps[-1].logits
-    experts = np.concatenate([step.experts for step in steps], axis=1)
-    return Step(logits, experts, np.concatenate([step.weights for step in steps], axis=1))
