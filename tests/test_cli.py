@@ -459,3 +459,11 @@ def test_ctrl_c_while_it_starts_ends_with_130(monkeypatch):
 )
 def test_sizes_are_never_powers_of_ten(count, text):
     assert format_bytes(count) == text
+
+
+def test_a_bundle_whose_path_is_no_text_is_shown(cli, tiny_bundle, tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.ember"))
+    path.symlink_to(tiny_bundle)
+    code, out, err = cli("info", path)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{tmp_path}/caf\\udce9.ember: bundle of the embernet family\n")

@@ -1,5 +1,6 @@
 """The command `embernet`: its sub-commands, its default command, and what happens when something goes wrong."""
 
+import io
 import os
 import signal
 import sys
@@ -119,6 +120,8 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (stays open)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(prog_name="embernet", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
