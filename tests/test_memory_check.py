@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +218,17 @@ def test_a_long_prompt_is_read_in_pieces(available):
     check_sequence("m", NEED, length=0, capacity=1000, prompt=1000)
     with pytest.raises(OutOfMemoryError):
         check_sequence("m", NEED, length=0, capacity=1001, prompt=1000)
+
+
+def test_a_long_image_is_read_whole(tiny_bundle: Path):
+    bundle = open_bundle(tiny_bundle)
+    config = dict(bundle.manifest.config) | {"num_image_tokens": 1000}
+    shape = get_family("embernet").part("shape")(replace(bundle, manifest=replace(bundle.manifest, config=config)))
+    need = shape.memory()
+    assert need.prefill(900) == 900 * need.position
+    assert need.prefill(2000) == 1001 * need.position
+    assert shape.prefill_work(1001).weight_bytes == shape.prefill_work(1).weight_bytes
+    assert shape.prefill_work(1002).weight_bytes == 2 * shape.prefill_work(1).weight_bytes
 
 
 def test_the_hint_works(available, tiny_bundle: Path):

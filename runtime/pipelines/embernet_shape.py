@@ -33,6 +33,8 @@ class EmberNetShape:
         self.head_dim = self.hidden_size // self.num_heads
         self.num_experts, self.num_experts_per_tok = size("num_experts"), size("num_experts_per_tok")
         self.num_shared = int(bool(config.get("use_shared_expert")))
+        # The image, and at least one token.
+        self._first_piece = max(PREFILL_PIECE, self.num_image_tokens + 1)
         self.has_int8_table = bundle.manifest.precision.get("embedding") == "int8"
 
     def _size(self, key: str, high: int = MAX_SIZE) -> int:
@@ -139,7 +141,7 @@ class EmberNetShape:
 
     def prefill_work(self, positions: int) -> Work:
         layers = self._layer_work(positions, past=0).times(self.num_layers)
-        pieces = -(-positions // PREFILL_PIECE)
+        pieces = 1 + -(-max(0, positions - self._first_piece) // PREFILL_PIECE)
         return layers + self._head_work() + Work(weight_bytes=self._decoder_weight_bytes).times(pieces)
 
     def token_work(self, past: int) -> Work:
@@ -185,6 +187,7 @@ class EmberNetShape:
             image=FLOAT_BYTES * (4 * patches * size("vision_intermediate_size") + 3 * size("image_size") ** 2 + stem),
             position=FLOAT_BYTES * (2 * experts * self.intermediate_size + _ROWS_OF_A_POSITION * H),
             cache_position=self.cache_position_bytes,
+            piece=self._first_piece,
         )
 
 

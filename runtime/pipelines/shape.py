@@ -4,7 +4,7 @@ from dataclasses import astuple, dataclass
 from typing import Protocol
 
 FLOAT_BYTES = 4
-# A longer prompt is read in pieces of so many positions: the memory to read one is bounded.
+# A longer prompt is read in pieces of so many positions, but an image whole: the memory to read one is bounded.
 PREFILL_PIECE = 256
 
 
@@ -41,7 +41,7 @@ class MemoryNeed:
     Mapped from the file, so that the system may drop and read them again: vision_weights while an image is encoded;
     decoder_weights with every expert, of which the table of embeddings and the head have table_weights.
     Anonymous: sessions once loaded; image while one is encoded; position for each that is read at once, of a prompt
-    at most PREFILL_PIECE; cache_position for each of a sequence, until it ends.
+    at most `piece`; cache_position for each of a sequence, until it ends.
     """
 
     vision_weights: int
@@ -51,6 +51,7 @@ class MemoryNeed:
     image: int
     position: int
     cache_position: int
+    piece: int = PREFILL_PIECE
 
     def anonymous(self, context: int, prompt: int) -> int:
         """The most at once, with a sequence of `context` positions of which a prompt has `prompt`."""
@@ -66,7 +67,7 @@ class MemoryNeed:
 
     def prefill(self, prompt: int) -> int:
         """What reading a prompt takes besides its keys and values."""
-        return self.position * min(prompt, PREFILL_PIECE)
+        return self.position * min(prompt, self.piece)
 
 
 class Shape(Protocol):
