@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -557,6 +559,17 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_result_is_written_even_if_it_cannot_be_printed_and_the_other_way_round(cli, tiny_bundle, tmp_path):
+    path = tmp_path / "result.json"
+    command = [sys.executable, "-m", "embernet", "bench", "-m", tiny_bundle, *map(str, QUICK), "-o", path]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, check=False).returncode == 1
+    assert read_result(path)["n_gen"] == 2
+    code, out, err = cli("bench", "-m", tiny_bundle, *QUICK, "-o", path / "result.json")
+    assert (code, "further token" in out) == (3, True)
+    one_sentence(err, f"{path}/result.json: {path} is not a folder")
 
 
 def test_progress_is_shown_late_and_only_on_a_terminal(capsys, monkeypatch):

@@ -122,11 +122,13 @@ def bench(
             cold_start=cold_start,
             progress=advance,
         )
-    _show(result, before, json, quiet)
-    if output is not None:
-        from embernet.checkpoints import write_text
+    try:  # before it is printed: who reads that may have left
+        if output is not None:
+            from embernet.checkpoints import write_text
 
-        write_text(output, json_format.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            write_text(output, json_format.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    finally:
+        _show(result, before, json, quiet)
     if report is not None:
         _write_report(report, result, before, quiet)
     if not result["valid"]:
