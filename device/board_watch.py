@@ -35,6 +35,7 @@ class Watch:
         self._healths: list[Health] = []
         self._swapped_out: list[int | None] = []
         self._throttlings: list[Throttling] = []
+        self._knows_throttling = False  # at the last look
         self.look()
 
     def now_s(self) -> float:
@@ -74,7 +75,8 @@ class Watch:
     def to_dict(self) -> dict[str, Any]:
         """What was seen, as JSON values; what this machine does not tell is null."""
         first, last = self._healths[0], self._healths[-1]
-        throttled = self._throttlings
+        # The last look remembers what happened since the others: without it nothing is known.
+        throttled = self._throttlings if self._knows_throttling else []
         return {
             "valid": not self.invalid_reasons,
             "invalid_reasons": self.invalid_reasons,
@@ -105,6 +107,7 @@ class Watch:
         return {"at_s": self._times, "temperature_c": self._temperatures, "frequency_mhz": self._clocks}
 
     def _add_throttling(self, seen: Throttling | None) -> None:
+        self._knows_throttling = seen is not None
         if seen is not None:
             self._throttlings.append(seen)
 

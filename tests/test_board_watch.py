@@ -97,6 +97,17 @@ def test_throttling_at_any_look_spoils_a_run(board: Path, looks, names, now, bef
     assert values["throttled"]["occurred_before"] == before
 
 
+def test_a_board_that_does_not_answer_at_the_end_has_not_told_whether_it_throttled(board: Path) -> None:
+    watch = Watch(board)
+    (board / "bits").write_text("no answer")
+    watch.look()
+    assert watch.to_dict()["throttled"] == {"now": None, "occurred": None, "occurred_before": None}
+    (board / "bits").write_text("0x10000")
+    watch.look_at_throttling()
+    assert watch.to_dict()["throttled"] == {"now": [], "occurred": ["under-voltage"], "occurred_before": []}
+    assert watch.to_dict()["valid"] is False
+
+
 @pytest.mark.parametrize(
     ("pages", "valid"), [(SWAPPED_OUT_LIMIT // PAGE, True), (SWAPPED_OUT_LIMIT // PAGE + 1, False)]
 )
