@@ -172,6 +172,7 @@ def test_json_that_is_no_dataset_says_why(tmp_path, text, reason):
         ("text.png", "not an image"),
         ("../secret.png", "outside of the dataset"),
         ("http://localhost/a.png", "not fetched"),
+        ("iVBORw0KGgo" * 1000, ": its image cannot be looked for (File name too long)"),
         (7, "found int"),
     ],
 )
@@ -198,11 +199,21 @@ def test_a_record_that_is_not_utf8_is_skipped(llava):
     assert isinstance(load_example(source, 1), LoadedExample)
 
 
-def test_a_record_of_an_unknown_domain_is_not_usable(llava):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"domain": "vision_orc"}, "its domain is not known .found 'vision_orc'"),
+        ({"domain": ["vision_ocr"]}, "its domain is not known .found .'vision_ocr'"),
+        ({"conversations": [{"from": ["human"], "value": "q"}]}, "an unknown speaker .found .'human'"),
+        ({"conversations": says("What is \ud83d?", "a cat")}, "half of a character"),
+        ({"conversations": [], "question": "q", "choices": ["a", "b"], "answer": "1" * 5000}, "none of its choices"),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_not_usable(llava, values, reason):
     records = json.loads(llava.read_text())
-    records[0]["domain"] = "vision_orc"
+    records[0] |= values
     source = open_source(write_json(llava, records))
-    with pytest.raises(InputError, match="train: record 0 .* 'vision_orc'"):
+    with pytest.raises(InputError, match=f"train: record 0 cannot be used: .*{reason}"):
         source[0]
 
 

@@ -26,9 +26,12 @@ def find_image(value: Any, folders: Sequence[Path]) -> ImageSource:
         raise InputError("its image's name holds a null character")
     if ".." in Path(value).parts:  # the file that names it may come from a stranger
         raise InputError(f"its image lies outside of the dataset ({value})")
-    for folder in folders:
-        if (folder / value).is_file():
-            return folder / value
+    try:
+        for folder in folders:
+            if (folder / value).is_file():
+                return folder / value
+    except OSError as error:  # the name is too long, as of an image written out in letters
+        raise InputError(f"{value:.80}: its image cannot be looked for ({error.strerror})") from None
     raise InputError(f"{value}: no such image file")
 
 

@@ -63,7 +63,7 @@ def prepared_datasets(folder: Path) -> list[PreparedDataset]:
                     key,
                     path,
                     stage if stage in (1, 2) else 2,
-                    domain if domain in DOMAINS else GENERAL,
+                    domain if isinstance(domain, str) and domain in DOMAINS else GENERAL,
                     values,
                 )
             )
