@@ -17,6 +17,7 @@ from embernet.data.registry import DATASETS
 from embernet.data.sources import open_data_dir, open_source
 from embernet.errors import InputError
 from embernet.models.embernet.config import EXPERT_DOMAINS
+from embernet.runtime.image import load_image
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +191,17 @@ def test_a_broken_image_is_skipped_with_its_reason(tmp_path, name, reason):
     assert isinstance(bad, Skipped)
     assert (bad.source, bad.index) == ("train", 1)
     assert reason in bad.reason
+
+
+def test_no_more_images_of_a_record_are_decoded_than_fit_side_by_side(tmp_path, monkeypatch):
+    save_image(tmp_path / "wide.png", (4000, 1000))
+    records = [{"image": ["wide.png"] * count, "question": "q", "answer": "a"} for count in (2, 1000)]
+    decoded = []
+    monkeypatch.setattr("embernet.data.images.load_image", lambda path: decoded.append(path) or load_image(path))
+    source = open_source(write_json(tmp_path / "train.json", records))
+    assert load_example(source, 0).image.size == (8000, 1000)
+    assert "its 1000 images are too large side by side" in load_example(source, 1).reason
+    assert len(decoded) == 2 + 7
 
 
 def test_a_record_that_is_not_utf8_is_skipped(llava):
