@@ -72,12 +72,25 @@ def plan_run(
             values["output_dir"] = str(origin.path.parent.parent)
     where = file_name if file else "training"
     config = TrainConfig.from_dict(values | dict(file) | dict(given) | {"stage": stage}, where)
+    if origin is not None and goes_on:
+        _require_same_parameters(origin, config)
     if stage == 2 and origin is None and config.model is None:
         raise InputError(
             "stage 2 needs what stage 1 has made",
             hint="add --resume CHECKPOINTS/stage1/final_model, or --model with a checkpoint to start from",
         )
     return Run(config, origin, goes_on)
+
+
+def _require_same_parameters(origin: RunCheckpoint, config: TrainConfig) -> None:
+    """The optimiser's state is one of certain parameters, and of that optimiser."""
+    for name in ("freeze", "experts", "optimizer"):
+        found, expected = getattr(config, name), getattr(origin.config, name)
+        if found != expected:
+            raise InputError(
+                f"{origin.path}: its run had another {name} (found {found}, expected {expected})",
+                hint=f"--model {origin.path} for a new run",
+            )
 
 
 def train_stage(
@@ -126,6 +139,7 @@ def train_stage(
         if run.origin is not None and run.goes_on:
             _check_same_order(run.origin, trainer)
         if accelerator.is_main_process:
+            write_text(run.folder / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
             for text in start.notes:
                 reporter.note(text)
         _start_trackers(accelerator, trainer)
@@ -144,7 +158,6 @@ def _prepare_folder(run: Run) -> None:
             f"{run.folder}: holds a run already", hint=f"--resume {run.folder}, or another --output-dir for a new one"
         )
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / CONFIG_FILE, json.dumps(run.config.to_dict(), indent=2) + "\n")
 
 
 def _check_same_order(origin: RunCheckpoint, trainer: Trainer) -> None:
