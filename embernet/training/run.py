@@ -50,7 +50,7 @@ def plan_run(
     given: values of flags; file: those of a config file called `file_name`; resume: a checkpoint of a run, or a folder
     of them. InputError for a value that is not usable, a stage 1 after a stage 2, or a stage 2 without a stage 1.
     """
-    TrainConfig.from_dict({"stage": 1} | {k: v for k, v in file.items() if k != "experts"}, file_name)
+    TrainConfig.from_dict({"stage": 2} | dict(file), file_name)
     stage = given.get("stage", file.get("stage"))
     origin = find_run_checkpoint(resume, stage) if resume is not None else None
     if origin is not None and stage is None:
@@ -65,13 +65,14 @@ def plan_run(
         )
     if origin is not None and stage < origin.stage:
         raise InputError(f"{origin.path}: of stage {origin.stage}, which comes after stage {stage}")
+    if origin is not None and "model" in given:
+        raise InputError(f"--resume and --model both say what to start from ({origin.path} and {given['model']})")
     values: dict[str, Any] = preset_values(preset, stage) if preset else {}
     if origin is not None and goes_on:
         values = origin.config.to_dict()
         if origin.path.parent.name == f"stage{stage}":
             values["output_dir"] = str(origin.path.parent.parent)
-    where = file_name if file else "training"
-    config = TrainConfig.from_dict(values | dict(file) | dict(given) | {"stage": stage}, where)
+    config = TrainConfig.from_dict(values | dict(file) | dict(given) | {"stage": stage}, "training")
     if origin is not None and goes_on:
         _require_same_parameters(origin, config)
     if stage == 2 and origin is None and config.model is None:
