@@ -230,6 +230,12 @@ def write_text(path: Path, text: str) -> None:
         part.rmdir()
 
 
+def require_writable(path: Path) -> None:
+    """EmbernetError if a file cannot be written: for what takes hours to make."""
+    with part_folder(path) as (part, _):
+        part.rmdir()
+
+
 def require_new(folder: Path) -> None:
     """InputError if `folder` exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -2,9 +2,11 @@
 
 import fnmatch
 import json
+import os
 import shutil
 import subprocess
 import sys
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -348,6 +350,25 @@ def test_show_prints_what_training_would_see(cli, hub, tmp_path):
     assert (code, out) == (0, f"{tmp_path / 'docvqa'}: 9 examples\n0  10 x 5  vision_ocr\n  > q0\n    a0\n")
     shown = json.loads(cli("data", "show", tmp_path / "docvqa", "--split", "validation", "--json")[1])
     assert shown["examples"][0]["turns"] == [{"prompt": "q9", "answer": "a9"}]
+
+
+def test_show_holds_one_image_at_a_time_and_prints_any_name(cli, tmp_path, monkeypatch):
+    for name in ("a", "b", "c", os.fsdecode(b"caf\xe9")):
+        save_image(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a leaf")
+    images, held = [], []
+
+    def load(source, index):
+        loaded = load_example(source, index)
+        images.append(weakref.ref(loaded.image))
+        held.append(sum(image() is not None for image in images))
+        return loaded
+
+    monkeypatch.setattr("embernet.data.loading.load_example", load)
+    code, out, err = cli("data", "show", tmp_path, "-n", 4)
+    assert (code, err) == (0, "")
+    assert "caf\\udce9.png  8 x 6  general" in out
+    assert max(held) == 2  # the last one, and the one that is read
 
 
 def test_listing_imports_nothing_heavy():

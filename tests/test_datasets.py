@@ -17,6 +17,7 @@ from embernet.data.registry import DATASETS
 from embernet.data.sources import open_data_dir, open_source
 from embernet.errors import InputError
 from embernet.models.embernet.config import EXPERT_DOMAINS
+from embernet.runtime.image import load_image
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +173,7 @@ def test_json_that_is_no_dataset_says_why(tmp_path, text, reason):
         ("text.png", "not an image"),
         ("../secret.png", "outside of the dataset"),
         ("http://localhost/a.png", "not fetched"),
+        ("iVBORw0KGgo" * 1000, ": its image cannot be looked for (File name too long)"),
         (7, "found int"),
     ],
 )
@@ -191,6 +193,17 @@ def test_a_broken_image_is_skipped_with_its_reason(tmp_path, name, reason):
     assert reason in bad.reason
 
 
+def test_no_more_images_of_a_record_are_decoded_than_fit_side_by_side(tmp_path, monkeypatch):
+    save_image(tmp_path / "wide.png", (4000, 1000))
+    records = [{"image": ["wide.png"] * count, "question": "q", "answer": "a"} for count in (2, 1000)]
+    decoded = []
+    monkeypatch.setattr("embernet.data.images.load_image", lambda path: decoded.append(path) or load_image(path))
+    source = open_source(write_json(tmp_path / "train.json", records))
+    assert load_example(source, 0).image.size == (8000, 1000)
+    assert "its 1000 images are too large side by side" in load_example(source, 1).reason
+    assert len(decoded) == 2 + 7
+
+
 def test_a_record_that_is_not_utf8_is_skipped(llava):
     llava.write_bytes(llava.read_bytes().replace(b"eine Katze", b"ein K\xe4tzchen"))
     source = open_source(llava)
@@ -198,11 +211,21 @@ def test_a_record_that_is_not_utf8_is_skipped(llava):
     assert isinstance(load_example(source, 1), LoadedExample)
 
 
-def test_a_record_of_an_unknown_domain_is_not_usable(llava):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"domain": "vision_orc"}, "its domain is not known .found 'vision_orc'"),
+        ({"domain": ["vision_ocr"]}, "its domain is not known .found .'vision_ocr'"),
+        ({"conversations": [{"from": ["human"], "value": "q"}]}, "an unknown speaker .found .'human'"),
+        ({"conversations": says("What is \ud83d?", "a cat")}, "half of a character"),
+        ({"conversations": [], "question": "q", "choices": ["a", "b"], "answer": "1" * 5000}, "none of its choices"),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_not_usable(llava, values, reason):
     records = json.loads(llava.read_text())
-    records[0]["domain"] = "vision_orc"
+    records[0] |= values
     source = open_source(write_json(llava, records))
-    with pytest.raises(InputError, match="train: record 0 .* 'vision_orc'"):
+    with pytest.raises(InputError, match=f"train: record 0 cannot be used: .*{reason}"):
         source[0]
 
 

@@ -1,6 +1,7 @@
 """`embernet eval`: what is counted, how sure it is, and that checkpoint and bundle are asked the same."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from embernet.checkpoints import open_checkpoint
 from embernet.data.loading import Skipped
+from embernet.data.prepared import write_json
 from embernet.evaluation.answering import Reply, open_answerer
 from embernet.evaluation.evaluate import evaluate
 from embernet.evaluation.routing import RoutingTable, mutual_information
@@ -172,6 +174,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_report_can_name_any_file(tmp_path) -> None:
+    skipped = {"reason": os.fsdecode(b"caf\xe9.png") + " has no caption of a caf\xe9"}
+    write_json(tmp_path / "report.json", skipped)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == skipped
+
+
 def test_a_bundle_answers_as_its_checkpoint(cli, one_thread, models, data, tmp_path) -> None:
     checkpoint, bundle = models
     output = tmp_path / "report.json"
@@ -244,6 +252,8 @@ def test_drawings_of_chosen_domains_are_those_of_the_mixture() -> None:
         (["--data", "synth", "--domain", "general"], 3, "synth has no drawings of general"),
         (["--data", "nowhere.json"], 3, "nowhere.json: no such dataset"),
         (["no-model", "--data", "synth"], 4, "no-model: no bundle of this name"),
+        # Said before anything is asked.
+        (["no-model", "--data", "synth", "-o", "/dev/null/a.json"], 3, "/dev/null/a.json: /dev/null is not a folder"),
         (["--data", "{data}", "--domain", "agentic_knowledge", "--split", "train"], 3, "{data}: holds no examples"),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from embernet.errors import InputError
 from embernet.training.config import TrainConfig, preset_values, read_config_file
 from embernet.training.console import Plan, banner, step_line
 from embernet.training.run import plan_run
+from embernet.training.state import RunState
 from tests.test_trainer import metrics, same_curves
 from tests.training_runs import DOMAINS, DrawnExamples, write_small_checkpoint
 
@@ -78,6 +80,8 @@ def test_a_flag_overrules_the_file_which_overrules_the_preset(tmp_path):
     given = {"stage": 2, "batch_size": 5, "model": "x"}
     config = plan_run(given, read_config_file(yaml), "run.yaml", preset="trial").config
     assert (config.lr, config.experts, config.batch_size, config.epochs) == (2e-4, (1, 3), 5, 1)
+    with pytest.raises(InputError, match=r"^training: batch_size must lie between"):  # the file is not to blame
+        plan_run(given | {"batch_size": 10**6}, read_config_file(yaml), "run.yaml")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,37 @@ def test_a_preset_runs_stage_1_then_stage_2(train, model, tmp_path):
         kept, open_checkpoint(second / "final_model").tensors["vision_encoder.projector.query_tokens"]
     )
     assert out.count("final_model: stage") == 2
+    code, _, err = train("--resume", first)
+    assert (code, f"--resume and --model both say what to start from ({first}/" in err) == (3, True)
+
+
+def test_a_preset_looks_at_the_data_of_both_stages_before_it_trains(cli, model, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data" / "mine")
+    (tmp_path / "data" / "mine" / "metadata.json").write_text('{"dataset_key": "mine", "stage": 1}')
+    code, _, err = cli(
+        *("train", "trial", "--model", model, "--data-dir", tmp_path / "data", "-o", tmp_path / "runs"),
+        *("--device", "cpu", "--num-workers", 0),
+    )
+    assert (code, "holds no dataset for stage 2 (found mine for stage 1)" in err) == (3, True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_too_small_to_keep_a_part_of_it_says_what_to_do(cli, model, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a leaf")
+    code, _, err = cli("train", "--stage", 1, "--model", model, "--data-dir", tmp_path, "-o", tmp_path / "runs")
+    assert code == 3
+    assert err.endswith("1 examples are too few to keep 10 % of them for validation\ntry: --no-validation\n")
+
+
+def test_a_message_that_cannot_be_written_ends_no_run(monkeypatch):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        console = TrainConsole(quiet=False)
+        console.started(Plan(1, 3, 1000, 4, 4, 1, 1e-3, "cuda", 64, 48), RunState())
+        console.note("an example is skipped")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # what is buffered goes there
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
@@ -193,6 +228,8 @@ def test_experts_are_merged(cli, model, tmp_path):
         (("--stage", 2), 3, "stage 2 needs what stage 1 has made"),
         (("--stage", 3), 2, "Invalid value for '--stage'"),
         (("spark", "--lr", "1"), 2, "'spark' has no option 'lr'"),
+        (("spark", "-o", "new", "--resume", "old"), 2, "'spark' has no option 'resume'"),
+        (("--merge-experts", "a", "--model", "b", "-o", "c", "--lr", "1"), 2, "--merge-experts has no option 'lr'"),
         (("spark",), 2, "'spark' needs -o DIR"),
         (("--stage", 1, "--processes", 2), 2, "--processes is for 'spark'"),
         (("--stage", 1, "--data-dir", "/nowhere"), 3, "/nowhere: no such dataset"),

@@ -24,6 +24,7 @@ from embernet.training.run_checkpoint import (
     find_run_checkpoint,
     read_run_checkpoint,
     read_run_tensors,
+    write_run_checkpoint,
 )
 from embernet.training.state import RunState
 from tests.training_runs import (
@@ -205,6 +206,28 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(model, tmp_path,
     assert signal.getsignal(number) is handler
 
 
+def test_a_signal_that_comes_again_does_not_end_the_writing_of_the_checkpoint(model, tmp_path, monkeypatch):
+    def write(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write_run_checkpoint(*arguments)
+
+    monkeypatch.setattr("embernet.training.trainer.write_run_checkpoint", write)
+    result = interrupt_after(2, tmp_path, model, stage=1, validation=False)
+    assert read_run_checkpoint(result.checkpoint).state.global_step == 2
+
+
+def test_going_on_from_an_older_checkpoint_leaves_the_later_ones(stage_1, tmp_path):
+    folder = tmp_path / "stage1"
+    shutil.copytree(stage_1, folder)
+    result = interrupt_after(8, tmp_path, None, resume=folder / "checkpoint_epoch_1", lr=1e-3)
+    assert result.checkpoint == folder / "checkpoint_step_8"
+    assert {name for name in visible(folder) if name.startswith("checkpoint")} == {
+        "checkpoint_epoch_1",
+        "checkpoint_step_8",
+    }
+    assert find_run_checkpoint(tmp_path).path == folder / "checkpoint_step_8"
+
+
 class Slow(Silent):
     """Leaves time to be killed between steps."""
 
@@ -264,6 +287,9 @@ def test_what_a_killed_run_left_unfinished_is_tidied_up(model, stage_1, tmp_path
     shutil.copytree(stage_1 / "checkpoint_epoch_1", folder / ".checkpoint_step_3.part123")
     small_run(tmp_path, model, stage=1, epochs=1)
     assert not any(path.name.startswith(".") for path in folder.iterdir())
+    (folder / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes() + b"\0\0\n")  # the power was lost
+    small_run(tmp_path, resume=folder)
+    assert [line["step"] for line in metrics(folder)] == list(range(1, 7))
     (folder / "best_model").rename(folder / ".best_model.old123")
     (folder / "checkpoint_step_3").rename(folder / ".checkpoint_step_3.old123")
     clean_run_folder(folder)
@@ -346,6 +372,26 @@ def test_a_run_without_progress_ends_early(model, tmp_path):
     assert (tmp_path / "stage1" / "final_model").is_dir()
 
 
+def test_a_run_that_ended_early_does_not_go_on_by_a_step(model, tmp_path):
+    small_run(tmp_path, model, stage=1, lr=0.0, eval_interval=1, early_stop_patience=2, save_interval=1)
+    result = small_run(tmp_path, resume=tmp_path)
+    assert (result.finish_reason, result.state.global_step) == ("early_stop", 3)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(model, tmp_path, monkeypatch):
+    forward = Objective.forward
+
+    def broken(self, batch):
+        found = forward(self, batch)
+        return found if self.training else found._replace(cross_entropy=found.cross_entropy * float("nan"))
+
+    monkeypatch.setattr(Objective, "forward", broken)
+    with pytest.raises(EmbernetError, match="the validation loss is not finite after step 4") as error:
+        small_run(tmp_path, model, stage=1)
+    assert "lower --lr" in str(error.value.hint)
+    assert read_run_checkpoint(tmp_path / "stage1" / "checkpoint_step_3").can_continue
+
+
 def test_progress_is_counted_from_the_delta_and_the_best_is_the_best():
     state = RunState()
     results = [(1.0, True, 0), (0.9995, True, 1), (0.9999, False, 2), (0.9, True, 0)]
@@ -380,20 +426,25 @@ def test_what_cannot_be_started_is_one_sentence(model, stage_1, tmp_path):
     hint = refused("a finished model, without what is needed to go on", resume=stage_1 / "final_model")
     assert f"--model {stage_1 / 'final_model'}" in str(hint)
     refused("no checkpoint of a run", resume=model, stage=1)
+    refused("no examples to validate with", stage=1, model=model, held_out=DrawnExamples(0))
     refused("there is no expert 4", stage=2, model=model, experts=(0, 4))
     refused("stage 2 .*found stage 1", stage=1, model=model, experts=(0,))
     refused("other examples to train on", resume=stage_1 / "checkpoint_epoch_1", sources=[DrawnExamples(12)])
     refused("other examples per step", resume=stage_1 / "checkpoint_epoch_1", batch_size=1)
+    refused("had another freeze .found reference, expected promised", resume=stage_1, freeze="reference")
+    refused("had another optimizer", resume=stage_1, optimizer="reference")
     refused("holds a run already", stage=1, model=model, output_dir=str(stage_1.parent))
     (tmp_path / "foreign.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
     refused("not a checkpoint of a known family", stage=1, model=tmp_path / "foreign.safetensors")
+    assert not (tmp_path / "stage1" / "train_config.json").exists()  # it tells of runs that began
 
 
-def test_a_cut_optimizer_state_is_one_sentence(stage_1, tmp_path):
+@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda _: b"", lambda _: b"garbage"])
+def test_a_damaged_optimizer_state_is_one_sentence(stage_1, tmp_path, damage):
     copy = tmp_path / "stage1" / "checkpoint_epoch_1"
     shutil.copytree(stage_1 / "checkpoint_epoch_1", copy)
     file = copy / "optimizer.pt"
-    file.write_bytes(file.read_bytes()[:1000])
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(InputError, match="its optimiser's state is damaged"):
         small_run(tmp_path, resume=copy)
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_a_patch_head_reads_a_token_for_the_patches_of_its_cell() -> None:
 
 
 # --- conversations --------------------------------------------------------------------------------------------------
+
+
+def test_long_texts_are_not_kept() -> None:
+    encoder = ConversationEncoder(TOKENIZER, CONFIG)
+    encoder.answer("star")
+    tracemalloc.start()
+    for number in range(500):
+        encoder.answer(f"{number} " + "a red star " * 50)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000  # a tenth of their tokens
 
 
 def test_a_conversation_is_encoded_as_the_runtime_feeds_it() -> None:

@@ -122,13 +122,15 @@ def small_run(
     resume: Path | None = None,
     sources: Any = None,
     reporter: Any = None,
+    held_out: DrawnExamples | None = None,
     **values: Any,
 ) -> TrainResult:
     """Train the small model on drawn examples: 6 steps per epoch unless `values` say otherwise."""
     given = {"output_dir": str(output), **({"model": str(model)} if model else {}), **values}
     run = plan_run(given, SMALL_RUN if resume is None else {}, "settings", resume=resume)
     sources = sources if sources is not None else [DrawnExamples(12, domain) for domain in DOMAINS]
-    validation = [DrawnExamples(6, name="held out")] if run.config.validation else []
+    held_out = DrawnExamples(6, name="held out") if held_out is None else held_out
+    validation = [held_out] if run.config.validation else []
     return train_stage(run, sources, validation, reporter or Silent())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embernet.cli.options import JsonOption, QuietOption
-from embernet.cli.output import format_bytes, note, print_json, progress, spinner
+from embernet.cli.output import format_bytes, note, print_json, printable, progress, spinner
 
 if TYPE_CHECKING:
     from embernet.data.registry import DatasetEntry
@@ -109,7 +109,7 @@ def show(
     entry = DATASETS.get(path.name)
     with spinner("reading"):
         source = open_source(path, split.value, domain=entry.domain if entry else GENERAL, entry=entry)
-    loaded = [load_example(source, index) for index in range(min(count, len(source)))]
+    loaded = (load_example(source, index) for index in range(min(count, len(source))))  # an image at a time
     if json:
         examples = [_example(item) if isinstance(item, LoadedExample) else vars(item) for item in loaded]
         print_json(
@@ -119,10 +119,10 @@ def show(
     typer.echo(f"{path}: {len(source):,} examples")
     for item in loaded:
         if not isinstance(item, LoadedExample):
-            typer.echo(f"skipped: {item.reason}")
+            typer.echo(printable(f"skipped: {item.reason}"))
             continue
         size = "no image" if item.image is None else f"{item.image.width} x {item.image.height}"
-        typer.echo(f"{item.example.id}  {size}  {item.example.domain}")
+        typer.echo(printable(f"{item.example.id}  {size}  {item.example.domain}"))
         for prompt, answer in item.example.turns:
             for mark, text in ((">", prompt), (" ", answer)):
                 typer.echo(textwrap.indent(text, f"  {mark} "))
@@ -210,7 +210,7 @@ def _print_report(report: "DatasetReport") -> None:
         typer.echo(f"  its metadata says {report.expected:,} samples")
     broken = report.skipped.listed()
     for skipped in broken[:_BROKEN_SHOWN]:
-        typer.echo(f"  {skipped.source} {skipped.index}: {skipped.reason}")
+        typer.echo(printable(f"  {skipped.source} {skipped.index}: {skipped.reason}"))
     if len(broken) > _BROKEN_SHOWN:
         typer.echo(f"  and {len(broken) - _BROKEN_SHOWN:,} more (--json lists all)")
 

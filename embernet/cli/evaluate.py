@@ -53,6 +53,7 @@ def evaluate(
       embernet eval my.ember --data data --split validation --count 500 -o eval.json
       embernet eval checkpoint --against my.ember --data synth --domain vision_ocr --json
     """
+    from embernet.checkpoints import require_writable
     from embernet.data.prepared import write_json
     from embernet.evaluation.answering import open_answerer
     from embernet.evaluation.evaluate import SCHEMA
@@ -60,6 +61,8 @@ def evaluate(
     from embernet.evaluation.samples import open_samples
     from embernet.runtime.bundle import DEFAULT_MODEL
 
+    if output is not None:
+        require_writable(output)
     if model is None:
         note(f"evaluating the built-in model {DEFAULT_MODEL!r}", quiet)
     with spinner("opening the data and the models", quiet):

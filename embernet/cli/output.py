@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 def note(text: str, quiet: bool = False) -> None:
     """Say something on stderr that is not the answer."""
     if not quiet:
-        _say(f"embernet: {text}")
+        say(f"embernet: {text}")
 
 
 def print_error(message: str, hint: str | None, code: int, as_json: bool) -> None:
@@ -33,14 +33,15 @@ def print_error(message: str, hint: str | None, code: int, as_json: bool) -> Non
     message = message.replace("\n", "\\n")  # a file's name may hold one
     if as_json:
         error = {"schema": "embernet.error/1", "code": code, "message": message, "hint": hint}
-        _say(json.dumps(error, ensure_ascii=False))
+        say(json.dumps(error, ensure_ascii=False))
     else:
-        _say(f"embernet: {message}")
+        say(f"embernet: {message}")
         if hint:
-            _say(f"try: {hint}")
+            say(f"try: {hint}")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print on stderr."""
     with suppress(OSError):  # a log on a full disk must not end the work
         typer.echo(line, err=True)
 

@@ -151,8 +151,8 @@ def train(
     """Train a model of the EmberNet family, or the built-in 'spark'.
 
     Stage 1 aligns the projector with the decoder, stage 2 specialises the experts. 'trial' and 'main' run both unless
-    --stage says which. A flag overrules the config file, which overrules the preset. On several GPUs or machines, the
-    same command behind `accelerate launch -m`.
+    --stage or --resume says which. A flag overrules the config file, which overrules the preset. On several GPUs or
+    machines, the same command behind `accelerate launch -m`.
 
     'spark' makes the built-in model from nothing, on drawings of all eight domains. It takes hours, 6 GB of memory and
     12 GB of temporary files on two cores. The same command goes on with a training that was broken off.
@@ -200,12 +200,16 @@ def train(
         raise typer.BadParameter(
             "--processes is for 'spark'; others are spread with: accelerate launch -m embernet train"
         )
+    elsewhere = {"config": config, "resume": resume}  # flags that are no values of a run
+    flags = given.keys() | {name for name, value in elsewhere.items() if value is not None}
     if merge_experts is not None:
+        if unknown := flags - {"experts", "model", "output_dir"}:
+            raise typer.BadParameter(f"--merge-experts has no option {min(unknown)!r}")
         _merge(merge_experts, given, json)
     elif preset == Preset.spark:
         from embernet.cli.train_spark import train_spark_model
 
-        unknown = given.keys() - {"output_dir", "seed"}
+        unknown = flags - {"output_dir", "seed"}
         if unknown or output_dir is None:
             problem = f"has no option {min(unknown)!r}" if unknown else "needs -o DIR"
             raise typer.BadParameter(f"'spark' {problem}")
@@ -256,6 +260,8 @@ def _train_stages(
         of_stage = {"stage": stage} if stage else {}
         run = plan_run(given | of_stage, file, str(config), preset.value if preset else None, resume)
         training, validation = _open_data(run.config.data_dir, run.config.stage, run.config.validation)
+        if stage == 1 and len(stages) == 2:  # what is wrong with them is said before stage 1 is trained, not after
+            _open_data(run.config.data_dir, 2, run.config.validation)
         with TrainConsole(quiet) as console:
             result = train_stage(run, training, validation, console)
         results.append(result)
@@ -273,9 +279,13 @@ def _train_stages(
 def _open_data(data_dir: str, stage: int, validation: bool) -> tuple[list[Any], list[Any]]:
     """Sources to train on, and to validate with."""
     from embernet.data.sources import open_data_dir
+    from embernet.errors import InputError
 
     training = open_data_dir(data_dir, stage, "train")
-    return training, open_data_dir(data_dir, stage, "validation") if validation else []
+    try:
+        return training, open_data_dir(data_dir, stage, "validation") if validation else []
+    except InputError as error:
+        raise InputError(str(error), error.hint or "--no-validation") from None
 
 
 def _is_main_process() -> bool:

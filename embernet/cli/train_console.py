@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from embernet.cli.output import note
+from embernet.cli.output import note, say
 from embernet.training.console import Plan, banner, step_line
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ class TrainConsole:
     def started(self, plan: Plan, state: "RunState") -> None:
         if self._quiet:
             return
-        typer.echo(banner(plan), err=True)
+        say(banner(plan))
         if state.global_step:
             note(f"going on after step {state.global_step}")
         if sys.stderr.isatty():
@@ -83,4 +81,4 @@ class TrainConsole:
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
-            typer.echo(line, err=True)
+            say(line)

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from embernet.errors import InputError
-from embernet.runtime.image import ImageSource, load_image
+from embernet.runtime.image import MAX_PIXELS, ImageSource, load_image
 
 
 def find_image(value: Any, folders: Sequence[Path]) -> ImageSource:
@@ -26,9 +26,12 @@ def find_image(value: Any, folders: Sequence[Path]) -> ImageSource:
         raise InputError("its image's name holds a null character")
     if ".." in Path(value).parts:  # the file that names it may come from a stranger
         raise InputError(f"its image lies outside of the dataset ({value})")
-    for folder in folders:
-        if (folder / value).is_file():
-            return folder / value
+    try:
+        for folder in folders:
+            if (folder / value).is_file():
+                return folder / value
+    except OSError as error:  # the name is too long, as of an image written out in letters
+        raise InputError(f"{value:.80}: its image cannot be looked for ({error.strerror})") from None
     raise InputError(f"{value}: no such image file")
 
 
@@ -36,8 +39,13 @@ def one_image(sources: Sequence[ImageSource]) -> ImageSource | None:
     """The only image, several side by side on white, None without one; InputError if one of several is not usable."""
     if len(sources) < 2:
         return sources[0] if sources else None
-    images = [load_image(source).rgb for source in sources]
-    canvas = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
+    images, width, height = [], 0, 0
+    for source in sources:
+        images.append(load_image(source).rgb)
+        width, height = width + images[-1].width, max(height, images[-1].height)
+        if width * height > MAX_PIXELS:  # said before a record with hundreds of them fills the memory
+            raise InputError(f"its {len(sources)} images are too large side by side (more than {MAX_PIXELS:,} pixels)")
+    canvas = Image.new("RGB", (width, height), "white")
     x = 0
     for image in images:
         canvas.paste(image, (x, 0))

@@ -63,7 +63,7 @@ def prepared_datasets(folder: Path) -> list[PreparedDataset]:
                     key,
                     path,
                     stage if stage in (1, 2) else 2,
-                    domain if domain in DOMAINS else GENERAL,
+                    domain if isinstance(domain, str) and domain in DOMAINS else GENERAL,
                     values,
                 )
             )
@@ -115,7 +115,9 @@ def append_run(folder: Path, run: dict[str, Any]) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    # Bytes that are no text, as the name of a file may hold, are written as JSON writes them.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def now() -> str:

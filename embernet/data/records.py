@@ -23,7 +23,7 @@ DOMAIN_COLUMN = "domain"
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IMAGE_MARK = "<image>"  # LLaVA writes into the text where the image goes
-_PROMPT_ROLES, _ANSWER_ROLES, _SYSTEM_ROLES = {"human", "user"}, {"gpt", "assistant"}, {"system"}
+_PROMPT_ROLES, _ANSWER_ROLES, _SYSTEM_ROLES = ("human", "user"), ("gpt", "assistant"), ("system",)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,15 @@ def record_images(record: Mapping[str, Any], columns: Columns) -> list[Any]:
 
 def record_turns(record: Mapping[str, Any], columns: Columns) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """A record's conversation, and the other right answers to its last prompt; InputError if it holds none."""
+    turns, references = _record_turns(record, columns)
+    try:
+        "".join([*references, *(text for turn in turns for text in turn)]).encode()
+    except UnicodeEncodeError:  # JSON can write half of an emoji
+        raise InputError("its text holds half of a character") from None
+    return turns, references
+
+
+def _record_turns(record: Mapping[str, Any], columns: Columns) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     conversation = _first(record, CONVERSATION_COLUMNS)
     if conversation is not None:
         return conversation_turns(conversation), ()
@@ -87,9 +96,9 @@ def record_domain(record: Mapping[str, Any], default: str) -> str:
     domain = record.get(DOMAIN_COLUMN)
     if domain is None:
         return default
-    if domain not in DOMAINS:
+    if not isinstance(domain, str) or domain not in DOMAINS:
         raise InputError(f"its domain is not known (found {domain!r}, expected one of {', '.join(DOMAINS)})")
-    return str(domain)
+    return domain
 
 
 def conversation_turns(conversation: Any) -> tuple[Turn, ...]:
@@ -102,7 +111,7 @@ def conversation_turns(conversation: Any) -> tuple[Turn, ...]:
         role, text = message.get("from", message.get("role")), message.get("value", message.get("content"))
         if role in _SYSTEM_ROLES:
             continue
-        if not isinstance(text, str) or role not in _PROMPT_ROLES | _ANSWER_ROLES:
+        if not isinstance(text, str) or role not in _PROMPT_ROLES + _ANSWER_ROLES:
             raise InputError(f"its conversation has a message without text or of an unknown speaker (found {role!r})")
         text = text.replace(_IMAGE_MARK, "").strip()
         if (role in _PROMPT_ROLES) != (prompt is None):
@@ -138,7 +147,7 @@ def _pick(texts: Sequence[str], which: Any) -> str:
     if isinstance(which, str):
         which = which.strip()
         index = _LETTERS.find(which.upper()) if len(which) == 1 and which.isalpha() else -1
-        which = int(which) if which.isdecimal() else index
+        which = int(which) if which.isdecimal() and len(which) < 10 else index
     if not isinstance(which, int) or not 0 <= which < len(texts):
         raise InputError("its answer is none of its choices")
     return texts[which]

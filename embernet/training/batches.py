@@ -22,6 +22,9 @@ Conversation: TypeAlias = Sequence[Turn]
 EncodedConversation: TypeAlias = tuple[list[int], list[int]]  # ids, targets
 
 
+_SHORT = 100  # characters
+
+
 @dataclass(frozen=True)
 class PackedText:
     """All (B, T) int64. B images, T text positions.
@@ -41,8 +44,16 @@ class ConversationEncoder:
 
     def __init__(self, tokenizer: Tokenizer, config: EmberNetConfig) -> None:
         self.config = config
-        # The same few thousand texts come again and again.
-        self._encode = lru_cache(maxsize=100_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+        self._tokenizer = tokenizer
+        self._encode_short = lru_cache(maxsize=100_000)(self._encode_long)
+
+    def _encode(self, text: str) -> list[int]:
+        # The same few thousand short texts come again and again; long ones do not, and would fill the memory.
+        return self._encode_short(text) if len(text) <= _SHORT else self._encode_long(text)
+
+    def _encode_long(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def prompt(self, text: str, first: bool = True) -> list[int]:
         """Token ids of one prompt: the first of a conversation, or a later one."""

@@ -1,11 +1,11 @@
 """The figures of a run as JSON lines: one object per line, in the order of the steps."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from embernet.checkpoints import write_text
 from embernet.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
@@ -15,10 +15,7 @@ class MetricsLog:
     """Appends to a file; what a killed run wrote after `last_step` is dropped, so that no step is there twice."""
 
     def __init__(self, path: Path, last_step: int) -> None:
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= last_step]
-        part = path.with_name(f".{path.name}.part{os.getpid()}")
-        part.write_text("".join(kept), encoding="utf-8")
-        part.replace(path)
+        write_text(path, "".join(line for line in _whole_lines(path) if _is_until(line, last_step)))
         self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -44,6 +41,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not metrics:
         raise InputError(f"{path}: holds no figures yet")
     return metrics
+
+
+def _is_until(line: str, last_step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= last_step)
+    except (ValueError, TypeError, KeyError):  # what a machine leaves that loses its power
+        return False
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -50,7 +50,7 @@ def plan_run(
     given: values of flags; file: those of a config file called `file_name`; resume: a checkpoint of a run, or a folder
     of them. InputError for a value that is not usable, a stage 1 after a stage 2, or a stage 2 without a stage 1.
     """
-    TrainConfig.from_dict({"stage": 1} | {k: v for k, v in file.items() if k != "experts"}, file_name)
+    TrainConfig.from_dict({"stage": 2} | dict(file), file_name)
     stage = given.get("stage", file.get("stage"))
     origin = find_run_checkpoint(resume, stage) if resume is not None else None
     if origin is not None and stage is None:
@@ -65,19 +65,33 @@ def plan_run(
         )
     if origin is not None and stage < origin.stage:
         raise InputError(f"{origin.path}: of stage {origin.stage}, which comes after stage {stage}")
+    if origin is not None and "model" in given:
+        raise InputError(f"--resume and --model both say what to start from ({origin.path} and {given['model']})")
     values: dict[str, Any] = preset_values(preset, stage) if preset else {}
     if origin is not None and goes_on:
         values = origin.config.to_dict()
         if origin.path.parent.name == f"stage{stage}":
             values["output_dir"] = str(origin.path.parent.parent)
-    where = file_name if file else "training"
-    config = TrainConfig.from_dict(values | dict(file) | dict(given) | {"stage": stage}, where)
+    config = TrainConfig.from_dict(values | dict(file) | dict(given) | {"stage": stage}, "training")
+    if origin is not None and goes_on:
+        _require_same_parameters(origin, config)
     if stage == 2 and origin is None and config.model is None:
         raise InputError(
             "stage 2 needs what stage 1 has made",
             hint="add --resume CHECKPOINTS/stage1/final_model, or --model with a checkpoint to start from",
         )
     return Run(config, origin, goes_on)
+
+
+def _require_same_parameters(origin: RunCheckpoint, config: TrainConfig) -> None:
+    """The optimiser's state is one of certain parameters, and of that optimiser."""
+    for name in ("freeze", "experts", "optimizer"):
+        found, expected = getattr(config, name), getattr(origin.config, name)
+        if found != expected:
+            raise InputError(
+                f"{origin.path}: its run had another {name} (found {found}, expected {expected})",
+                hint=f"--model {origin.path} for a new run",
+            )
 
 
 def train_stage(
@@ -126,6 +140,7 @@ def train_stage(
         if run.origin is not None and run.goes_on:
             _check_same_order(run.origin, trainer)
         if accelerator.is_main_process:
+            write_text(run.folder / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
             for text in start.notes:
                 reporter.note(text)
         _start_trackers(accelerator, trainer)
@@ -144,7 +159,6 @@ def _prepare_folder(run: Run) -> None:
             f"{run.folder}: holds a run already", hint=f"--resume {run.folder}, or another --output-dir for a new one"
         )
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / CONFIG_FILE, json.dumps(run.config.to_dict(), indent=2) + "\n")
 
 
 def _check_same_order(origin: RunCheckpoint, trainer: Trainer) -> None:

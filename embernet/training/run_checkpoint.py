@@ -11,6 +11,7 @@ as if it had never stopped, and `best_model` and `final_model`, which are finish
 
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ def read_run_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]
     try:
         optimizer = torch.load(path / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         ema = load_file(path / EMA_FILE) if (path / EMA_FILE).is_file() else None
-    except (OSError, RuntimeError, EOFError, KeyError, SafetensorError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, KeyError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: its optimiser's state is damaged ({' '.join(str(error).split())[:200]})") from None
     return optimizer, ema
 
@@ -130,14 +131,18 @@ def find_run_checkpoint(path: Path, stage: int | None = None) -> RunCheckpoint:
     raise InputError(f"{path}: no checkpoint of a run to go on from")
 
 
-def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints that can be continued; finished models stay."""
+def remove_old_checkpoints(folder: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` checkpoints that can be continued; finished models stay.
+
+    Those after `step`, where the run is, go too: they are of the course that it left when it went on from an older one.
+    """
     found = [read_run_checkpoint(child) for child in folder.iterdir() if _CONTINUABLE.fullmatch(child.name)]
     found.sort(key=lambda c: c.state.global_step)
-    for checkpoint in found[:-keep]:
+    abandoned = [c for c in found if c.state.global_step > step]
+    for checkpoint in abandoned + [c for c in found if c not in abandoned][:-keep]:
         hidden = checkpoint.path.with_name(f".{checkpoint.path.name}.old{os.getpid()}")
         checkpoint.path.replace(hidden)  # so that a half-removed one is never seen
-        shutil.rmtree(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)  # what a network file system holds open goes when the run is resumed
 
 
 def clean_run_folder(folder: Path) -> None:

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from embernet.checkpoints import write_text
 from embernet.data.loading import SkipLog, Skipped
-from embernet.errors import EmbernetError, OutOfMemoryError
+from embernet.errors import EmbernetError, InputError, OutOfMemoryError
 from embernet.interruption import Interruption
 from embernet.models.embernet.model import EmberNet
 from embernet.training.config import TrainConfig
@@ -127,6 +127,8 @@ class Trainer:
         self.model_config = model.config
         self._tokenizer_json = tokenizer_json
         self._training = training
+        if validation is not None and not len(validation):
+            raise InputError("there are no examples to validate with", hint="--no-validation")
         self._validation = validation
         self._folder = folder
         self._accelerator = accelerator
@@ -165,13 +167,14 @@ class Trainer:
         try:
             with Interruption() as interruption:
                 reason = self._run(interruption, log)
+                # Still inside: a signal that comes again must not end the writing that the first one asked for.
+                if reason in ("terminated", "interrupted"):
+                    checkpoint = self._save(f"checkpoint_step_{self.state.global_step}")
+                else:
+                    checkpoint = self._publish(FINAL_MODEL)
         finally:
             if log is not None:
                 log.close()
-        if reason in ("terminated", "interrupted"):
-            checkpoint = self._save(f"checkpoint_step_{self.state.global_step}")
-        else:
-            checkpoint = self._publish(FINAL_MODEL)
         config = self.config
         energy = estimate_energy(
             self.state.train_seconds, self.plan.processes, config.device_watts, config.grid_kg_per_kwh
@@ -186,6 +189,8 @@ class Trainer:
     def _run(self, interruption: Interruption, log: MetricsLog | None) -> str:
         state, per_epoch = self.state, self.plan.steps_per_epoch
         while state.global_step < self.plan.total_steps:
+            if self._lacks_progress():  # of a run that had ended for that before
+                return "early_stop"
             epoch, first_step = divmod(state.global_step, per_epoch)
             with contextlib.closing(self._batches_of_epoch(epoch, first_step)) as steps:
                 for loaded in steps:
@@ -211,9 +216,12 @@ class Trainer:
             self._save(f"checkpoint_epoch_{epoch}")
         elif state.global_step % config.save_interval == 0:
             self._save(f"checkpoint_step_{state.global_step}")
-        if stop is None and 0 < config.early_stop_patience <= state.evaluations_without_progress:
+        if stop is None and self._lacks_progress():
             return "early_stop"
         return stop
+
+    def _lacks_progress(self) -> bool:
+        return 0 < self.config.early_stop_patience <= self.state.evaluations_without_progress
 
     def _batches_of_epoch(self, epoch: int, first_step: int) -> Generator[list[LoadedBatch], None, None]:
         """For every step of an epoch from `first_step` on, the micro-batches of this process."""
@@ -388,6 +396,11 @@ class Trainer:
         cross_entropy, learnt, num_skipped = self._sum([*total, len(skipped)])
         if num_skipped:
             self._note_skipped(skipped)
+        if not math.isfinite(cross_entropy):
+            raise EmbernetError(
+                f"the validation loss is not finite after step {self.state.global_step}",
+                hint="resume from the last checkpoint with a lower --lr",
+            )
         return cross_entropy / learnt
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -405,7 +418,7 @@ class Trainer:
         optimizer = get_optimizer_state_dict(self._objective, self._optimizer.optimizer, options=_FULL)
         self._write(path, RunTensors(self._model_tensors(), optimizer, ema))
         if self._accelerator.is_main_process:
-            remove_old_checkpoints(self._folder, self.config.keep_checkpoints)
+            remove_old_checkpoints(self._folder, self.config.keep_checkpoints, self.state.global_step)
         self._saved = (self.state.global_step, path)
         return path
 
