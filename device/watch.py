@@ -7,6 +7,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from embernet.image_files import IMAGE_SUFFIXES
 # A file that was there before, or where there are no announcements, is complete when it rests for so long.
 SETTLED_S = 2.0
 POLL_S = 1.0
-# What the kernel does not see (hard links, network file systems) is found by looking, and has to rest as long. A
-# network file system may say of any file that somebody writes it: after that time it is not believed.
+# What the kernel does not see (hard links, network file systems) is found by looking, and has to rest as long.
 LOOK_AGAIN_S = 60.0
 _SET_SIGNAL = 10  # F_SETSIG
+# They may refuse a lease on a file that nobody writes, for ever.
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3")
 _LARGEST_SHARE = 0.1  # of the time may be spent with looking
 
 
@@ -30,8 +32,8 @@ class WatchedFolder:
 
     A file is complete when whoever wrote it closes it or moves it here (inotify). One that was there before, or in a
     kernel without inotify, when it has not been written for two seconds and, as far as we may know, nobody has it open
-    to write; one that is not announced, and any other, after a minute. Names that begin with a dot or end unlike an
-    image's (`.part`, `.tmp`) are of no interest. A file that is written again is given again.
+    to write; one that is not announced, after a minute. Names that begin with a dot or end unlike an image's (`.part`,
+    `.tmp`) are of no interest. A file that is written again is given again.
     done: the files that need not be given, and when they were written (`modified_unix_ms`).
     Keeps about 200 bytes for every image that is in the folder.
     """
@@ -46,6 +48,7 @@ class WatchedFolder:
         self._unsettled: dict[tuple[str, int, int], float] = {}  # name, time, size; since when it rests
         self._events: FolderEvents | None = None
         self._opened: os.stat_result | None = None
+        self._has_leases = True
         self._look_at = 0.0  # by the monotonic clock
 
     def next(self, stop: Stop) -> Frame | None:
@@ -75,6 +78,7 @@ class WatchedFolder:
             self.close()  # another folder has this place now: a stick that was mounted
         if self._opened is None:
             self._opened = self.folder.stat()
+            self._has_leases = _file_system(self._opened.st_dev) not in _NETWORK_FILE_SYSTEMS
             self._events = open_folder_events(self.folder)  # before looking: nothing comes in between
             self._look(only_new_names=False)
         for event in () if self._events is None else self._events.read():
@@ -106,8 +110,7 @@ class WatchedFolder:
             state = (name, status.st_mtime_ns, status.st_size)
             age = max(time.time() - status.st_mtime, 0.0)  # below 0 where the clock was set back
             since = self._unsettled.get(state, started - age)
-            rests_s = started - since
-            if rests_s >= LOOK_AGAIN_S or (rests_s >= settled_s and not _is_being_written(self.folder / name)):
+            if started - since >= settled_s and not (self._has_leases and _is_being_written(self.folder / name)):
                 arrived.append((status.st_mtime_ns, name))
             else:
                 unsettled[state] = since
@@ -172,6 +175,17 @@ def _is_being_written(path: Path) -> bool:
     finally:
         os.close(file)  # and with it the lease
     return False
+
+
+def _file_system(device: int, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """What kind it is ("ext4", "nfs4"); None if Linux does not tell."""
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):
+        for line in mounts.read_text(errors="replace").splitlines():
+            where, _, what = line.partition(" - ")
+            if numbers in where.split()[2:3]:
+                return what.split()[0]
+    return None
 
 
 def _modified_unix_ms(status: os.stat_result) -> int:

@@ -147,14 +147,22 @@ def test_a_file_that_was_begun_before_is_not_complete_while_it_is_open(kind, tmp
     assert names(folder, 1) == ["a.png"]
 
 
-def test_a_file_that_rests_for_long_is_complete_whatever_its_file_system_says(kind, tmp_path, monkeypatch):
-    """NFS and CIFS may refuse a lease on a file that nobody writes, for ever."""
+def test_a_network_file_system_that_refuses_leases_is_not_believed(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "_is_being_written", lambda path: True)
-    put(tmp_path / "new.png", modified=None)
-    put(tmp_path / "old.png")
-    folder = WatchedFolder(tmp_path)
-    assert names(folder, 1) == ["old.png"]
-    assert is_quiet(folder)
+    put(tmp_path / "a.png")
+    assert is_quiet(WatchedFolder(tmp_path))
+    monkeypatch.setattr(watch, "_file_system", lambda device: "nfs4")
+    assert names(WatchedFolder(tmp_path), 1) == ["a.png"]
+
+
+def test_what_file_system_a_folder_is_on(tmp_path):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "36 35 0:25 / / rw,noatime shared:1 - ext4 /dev/mmcblk0p2 rw\n\n"
+        "98 36 0:45 / /srv/my\\040photos rw shared:29 master:3 - nfs4 nas:/photos rw,vers=4.2\n"
+    )
+    assert [watch._file_system(os.makedev(0, minor), mounts) for minor in (25, 45, 46)] == ["ext4", "nfs4", None]
+    assert watch._file_system(0, tmp_path / "nothing") is None
 
 
 def test_names_that_are_not_meant_yet_are_left_alone_until_they_are_renamed(kind, tmp_path):
