@@ -20,6 +20,7 @@ _Structure = TypeVar("_Structure")
 
 TIMEOUT_S = 5.0
 _BUFFERS = 2
+_STRIP = 16  # rows whose colors are computed at once: those of a whole picture, in 32 bits, took 10 MB
 # A webcam needs some pictures to find its exposure.
 _SKIPPED_AT_START = 5
 
@@ -229,9 +230,11 @@ class V4l2Camera:
 def yuyv_to_rgb(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(height, 2 x width) bytes Y U Y V, BT.601 of limited range as webcams give it -> RGB (height, width, 3)."""
     height, width = rows.shape[0], rows.shape[1] // 2
-    luma = (rows[:, 0::2].astype(np.int32) - 16) * 298 + 128
-    blue, red = (rows[:, start::4].astype(np.int32).repeat(2, axis=1) - 128 for start in (1, 3))
     rgb = np.empty((height, width, 3), np.uint8)
-    for channel, sum_ in enumerate((luma + 409 * red, luma - 100 * blue - 208 * red, luma + 516 * blue)):
-        rgb[..., channel] = np.clip(sum_ >> 8, 0, 255)
+    for top in range(0, height, _STRIP):
+        strip = rows[top : top + _STRIP]
+        luma = (strip[:, 0::2].astype(np.int32) - 16) * 298 + 128
+        blue, red = (strip[:, start::4].astype(np.int32).repeat(2, axis=1) - 128 for start in (1, 3))
+        for channel, sum_ in enumerate((luma + 409 * red, luma - 100 * blue - 208 * red, luma + 516 * blue)):
+            rgb[top : top + _STRIP, :, channel] = np.clip(sum_ >> 8, 0, 255)
     return rgb

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import io
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,16 @@ def test_two_pixels_share_their_color_and_nothing_else():
     rows = np.array([[16, 128, 235, 128, 81, 90, 81, 240]], np.uint8)
     assert yuyv_to_rgb(rows)[0].tolist()[:2] == [[0, 0, 0], [255, 255, 255]]
     assert np.abs(yuyv_to_rgb(rows)[0, 2:].astype(int) - (255, 0, 0)).max() <= 1
+
+
+def test_a_picture_is_converted_in_little_memory_and_in_whichever_pieces():
+    rows = np.random.default_rng(0).integers(0, 256, (486, 2 * 640), np.uint8)
+    tracemalloc.start()
+    found = yuyv_to_rgb(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < found.nbytes + 1_000_000
+    np.testing.assert_array_equal(found, np.concatenate([yuyv_to_rgb(rows[:7]), yuyv_to_rgb(rows[7:])]))
 
 
 # --- the camera -----------------------------------------------------------------------------------------------------
