@@ -112,7 +112,10 @@ class EmberNetContext:
     ) -> Step:
         """Run the image tokens of image_features (N, I, H), if any, and then input_ids. See `base.Context.feed`."""
         p, start = self._pipeline, self._length
-        num_image = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        if image_features is None:
+            image_features = np.empty((0, 0, p.hidden_size), np.float32)
+        features = image_features.reshape(1, image_features.shape[0] * image_features.shape[1], p.hidden_size)
+        num_image = features.shape[1]
         T = num_image + len(input_ids)
         if start + T > self.capacity:
             raise InputError(f"the context holds {self.capacity} positions, {start + T} are needed")
@@ -122,12 +125,12 @@ class EmberNetContext:
         starts = [0, *range(max(1, PREFILL_PIECE - num_image), len(input_ids), PREFILL_PIECE)]
         try:
             if len(starts) == 1:
-                return self._run(input_ids, image_features, all_logits)
+                return self._run(input_ids, features, all_logits)
             logits = np.empty((T if all_logits else 0, p.vocab_size), np.float32)
             steps = []
             for begin, end in zip(starts, [*starts[1:], len(input_ids)], strict=True):
                 done = self._length - start
-                steps.append(self._run(input_ids[begin:end], None if begin else image_features, all_logits))
+                steps.append(self._run(input_ids[begin:end], features[:, :0] if begin else features, all_logits))
                 if all_logits:  # the next run may write to the same array
                     logits[done : self._length - start] = steps[-1].logits
         except BaseException as error:
@@ -140,10 +143,9 @@ class EmberNetContext:
         weights = np.concatenate([step.weights for step in steps], axis=1)
         return Step(logits if all_logits else steps[-1].logits, experts, weights)
 
-    def _run(self, input_ids: list[int], image_features: NDArray[np.float32] | None, all_logits: bool) -> Step:
-        """Run what is short enough to be run at once."""
-        p = self._pipeline
-        num_image = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+    def _run(self, input_ids: list[int], features: NDArray[np.float32], all_logits: bool) -> Step:
+        """Run what is short enough to be run at once: features (1, image tokens, H), and then input_ids."""
+        p, num_image = self._pipeline, features.shape[1]
         T = num_image + len(input_ids)
         total = self._length + T
         is_prefill = T > 1  # needs far more working memory than the steps that follow
@@ -151,8 +153,7 @@ class EmberNetContext:
         if (num_image, T, all_logits) != self._bound_sizes:
             self._bind(num_image, T, all_logits)
         self._ids[:] = input_ids
-        if image_features is not None:
-            self._features[:] = image_features.reshape(self._features.shape)
+        self._features[:] = features
         self._embedding.run()
         self._mask[:, self._length : total] = 1
         self._mask[:, total:] = 0  # a longer run may have failed before
