@@ -25,6 +25,7 @@ from embernet.device.cpu import cpu_name, is_emulated, physical_cores
 from embernet.device.memory import MemoryUse, memory_use, read_into_page_cache
 from embernet.device.start import STARTS, measure_starts
 from embernet.device.workload import Workload, choose_workload, first_token
+from embernet.json_file import printable
 from embernet.runtime.bundle import WEIGHTS_FILE, open_bundle
 from embernet.runtime.image import load_image, preprocess
 from embernet.runtime.model import Model, load
@@ -146,8 +147,7 @@ def run_bench(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        # The name of a file may hold bytes that are no text.
-        "image_path": image and image.encode("utf-8", "backslashreplace").decode(),
+        "image_path": image and printable(image),
         "n_image": model.num_image_tokens,
         "n_prompt": len(work.prompt),
         "n_gen": work.n_gen,

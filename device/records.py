@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embernet.errors import InputError, system_reason
+from embernet.json_file import printable
 
 MOST_WAITING = 256
 _HEAD = b'{"schema": "embernet.'
@@ -50,8 +51,7 @@ class RecordFile:
     def append(self, record: dict[str, Any]) -> OSError | None:
         """Write a record after those that wait; what went wrong, if it has to wait too."""
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        # A file's name may hold bytes that are no text; JSON writes them as Python does.
-        self._waiting.append(text.encode("utf-8", "backslashreplace") + b"\n")
+        self._waiting.append(printable(text).encode() + b"\n")
         return self.flush()
 
     def flush(self) -> OSError | None:

@@ -1,4 +1,4 @@
-"""Reading JSON that a user or a stranger wrote."""
+"""JSON that a user or a stranger wrote, and text that goes into it."""
 
 import json
 from pathlib import Path
@@ -18,3 +18,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object")
     return values
+
+
+def printable(text: str) -> str:
+    """Text in which bytes that are no text, as the name of a file may hold, are written as JSON writes them."""
+    return text.encode("utf-8", "backslashreplace").decode()

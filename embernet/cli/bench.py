@@ -24,8 +24,9 @@ from embernet.cli.bench_rows import (
     workload,
 )
 from embernet.cli.options import HugepagesOption, JsonOption, ModelOption, QuietOption, SpinOption, ThreadsOption
-from embernet.cli.output import note, print_json, print_rows, printable, spinner
+from embernet.cli.output import note, print_json, print_rows, spinner
 from embernet.errors import EmbernetError, InputError
+from embernet.json_file import printable
 
 if TYPE_CHECKING:
     from embernet.device.comparison import Difference

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from embernet.cli.answers import load_model, summary
-from embernet.cli.output import note, print_error, print_json, printable
+from embernet.cli.output import note, print_error, print_json
 from embernet.errors import EmbernetError, system_reason
 from embernet.interruption import Interruption
+from embernet.json_file import printable
 
 if TYPE_CHECKING:
     from embernet.device.captioning import Caption, Event

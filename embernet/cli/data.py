@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embernet.cli.options import JsonOption, QuietOption
-from embernet.cli.output import format_bytes, note, print_json, printable, progress, spinner
+from embernet.cli.output import format_bytes, note, print_json, progress, spinner
+from embernet.json_file import printable
 
 if TYPE_CHECKING:
     from embernet.data.registry import DatasetEntry

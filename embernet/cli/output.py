@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from embernet.json_file import printable
+
 WIDTH = 80  # of a terminal, for what is made of sentences
 
 
@@ -15,11 +17,6 @@ def print_json(schema: str, values: dict[str, Any], pretty: bool = True) -> None
     """Print one JSON object on stdout, its schema first. NaN and infinity are refused: they are not JSON."""
     text = json.dumps({"schema": schema} | values, indent=2 if pretty else None, ensure_ascii=False, allow_nan=False)
     typer.echo(printable(text))
-
-
-def printable(text: str) -> str:
-    """Text in which bytes that are no text, as the name of a file may hold, are written as JSON writes them."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def note(text: str, quiet: bool = False) -> None:

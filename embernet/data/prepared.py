@@ -15,7 +15,7 @@ from embernet.checkpoints import write_text
 from embernet.data.domains import DOMAINS
 from embernet.data.example import GENERAL
 from embernet.data.registry import DATASETS
-from embernet.json_file import read_json_object
+from embernet.json_file import printable, read_json_object
 
 METADATA_FILE = "metadata.json"
 INDEX_FILE = "dataset_index.json"
@@ -115,9 +115,7 @@ def append_run(folder: Path, run: dict[str, Any]) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    # Bytes that are no text, as the name of a file may hold, are written as JSON writes them.
-    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
+    write_text(path, printable(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def now() -> str:
